@@ -1,0 +1,1 @@
+"""The process and every edge: collectors, listeners, HTTP, WebSocket, command line."""

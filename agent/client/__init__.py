@@ -1,0 +1,1 @@
+"""What a backend imports: recording from inside its own process."""

@@ -1,0 +1,1 @@
+"""Bytes from outside into samples; pure decoders, no sockets."""

@@ -1,0 +1,1 @@
+"""Live points over WebSocket: protocol, subscriptions, transports."""

@@ -1,0 +1,1 @@
+"""New numbers from stored ones: rollups, tiers, PromQL."""

@@ -1,0 +1,1 @@
+"""PromQL: parser, type checker and a vectorised engine."""

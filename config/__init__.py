@@ -1,0 +1,1 @@
+"""Settings: one model per section, loaded with every mistake at once."""

@@ -1,0 +1,1 @@
+"""Decides and tells: recording rules, alerts, notifications."""

@@ -1,0 +1,1 @@
+"""Samples in, series out; owns the files and knows no formula."""

@@ -1,0 +1,33 @@
+"""What can go wrong in storage."""
+
+from __future__ import annotations
+
+from ..config.errors import TachographError
+
+
+class StorageError(TachographError):
+    """Root of storage's errors."""
+
+
+class SeriesRefused(StorageError):
+    """A new series would exceed a limit; ``reason`` names it and is the label of the counter."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class StoreUnavailable(StorageError):
+    """The store cannot take or keep samples now (disk full, read-only, closing); try again later."""
+
+
+class StoreCorrupt(StorageError):
+    """A database file cannot be used as it is; the message says what to do."""
+
+
+class StoreLocked(StorageError):
+    """Another agent owns the data directory; the message says which process."""
+
+
+class SchemaTooNew(StorageError):
+    """The data directory was written by a newer version."""

@@ -1,0 +1,49 @@
+"""Samples on their way out: a frame is some series that share their timestamps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .model import ABSENT_BITS, STALE_NAN_BITS, Series
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+RefArray = npt.NDArray[np.uint32]
+BoolArray = npt.NDArray[np.bool_]
+
+STALE_NAN: float = float(np.uint64(STALE_NAN_BITS).view(np.float64))
+ABSENT: float = float(np.uint64(ABSENT_BITS).view(np.float64))
+
+
+def is_stale(values: FloatArray) -> BoolArray:
+    """Tell the stale markers among ``values`` by their bits (a stale marker is a NaN)."""
+    return values.view(np.uint64) == STALE_NAN_BITS
+
+
+def is_absent(values: FloatArray) -> BoolArray:
+    """Tell the cells that hold no sample at all."""
+    return values.view(np.uint64) == ABSENT_BITS
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """
+    Series with one time vector: what a group yields. A series with times of its own is a frame
+    of one row.
+
+    Attributes:
+        series: One per row.
+        ts_ms: ``[n]``, strictly rising.
+        values: ``[len(series), n]`` float64, C order, read-only by convention. May hold stale
+            markers and, where ``has_absent``, cells without a sample (told by their bits).
+        has_absent: False promises that no cell is absent.
+    """
+
+    series: Sequence[Series]
+    ts_ms: IntArray
+    values: FloatArray
+    has_absent: bool
