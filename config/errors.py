@@ -14,7 +14,8 @@ class ConfigError(TachographError):
     One or more mistakes in a configuration file.
 
     Attributes:
-        problems: One line each, ``file:line:column: path.to.key: what is wrong; what would be right``.
+        problems: One line each: ``file:line:column: path.to.key: what is wrong; what would be
+            right``, from top to bottom.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
