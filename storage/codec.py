@@ -25,6 +25,7 @@ modes at 360 values and half at 12 (benchmarks/codec.py).
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from typing import Final
@@ -53,15 +54,15 @@ HAS_PRESENCE: Final = 0x80
 
 _BITS_EXPONENT: Final = 15
 #: Nanoseconds in seconds need 9 decimals; more of them are noise that scaling cannot shorten.
-_POWERS: Final = np.power(10.0, np.arange(10))
-#: Integers below this are floats exactly, so that dividing by a power of ten rounds once, as
-#: reading the decimal did.
-_EXACT_INT: Final = float(2**53)
-#: Up to here plain bytes may beat a pco page, whose own header takes some 14 bytes.
+_POWERS: Final = tuple(10.0**exponent for exponent in range(10))
+#: Integers up to this are floats exactly.
+_EXACT_INT: Final = 2**53
+#: Up to here plain differences may beat a pco page, whose own header takes some 14 bytes.
 _PACK_MAX: Final = 32
 #: The most values one pco page takes.
 _PAGE_MAX: Final = 1 << 24
-_PROBE: Final = 16
+#: So many values are tried, alone, before all of them are.
+_PROBE: Final = 4
 
 _Numbers = npt.NDArray[np.generic]
 #: Types by width code, of differences and of pages.
@@ -180,21 +181,28 @@ def decode_chunk(blob: bytes, n: int, out: FloatArray | None = None) -> tuple[Fl
 
 def _scale(values: FloatArray) -> tuple[IntArray, int] | None:
     """Find integers and the least exponent with ``ints / 10**exponent == values``, bit for bit."""
-    n = len(values)
-    probe = values if n <= _PROBE else values[:: -(-n // _PROBE)]
+    # Compared as bytes, because -0.0 is not 0 and NaN is not NaN; and from the integers, so that
+    # whatever the cast makes of infinity or of 1e300 is found out too.
+    wanted = values.tobytes()
+    probe = values[:: max(1, len(values) // _PROBE)].tolist()
     with np.errstate(invalid="ignore", over="ignore"):
-        grid = probe[:, None]
-        hits = (np.rint(grid * _POWERS) / _POWERS == grid).all(axis=0)
-        for exponent in np.flatnonzero(hits).tolist():
+        ints = values.astype(np.int64)
+        if ints.astype(np.float64).tobytes() == wanted:
+            return ints, 0
+        if not all(map(math.isfinite, probe)):
+            return None
+        for exponent in range(1, len(_POWERS)):
             power = _POWERS[exponent]
-            whole = np.rint(values * power)
-            if not np.abs(whole).max() < _EXACT_INT:  # NaN and infinity end here too
-                return None
-            ints = whole.astype(np.int64)
-            # Compared by bits, and from the integers: -0.0 is not 0.
-            if ((ints / power).view(np.uint64) == values.view(np.uint64)).all():
-                return ints, exponent
+            if all(_is_decimal(value, power) for value in probe):
+                ints = np.rint(values * power).astype(np.int64)
+                if (ints / power).tobytes() == wanted:
+                    return ints, exponent
     return None
+
+
+def _is_decimal(value: float, power: float) -> bool:
+    scaled = value * power
+    return abs(scaled) < _EXACT_INT and round(scaled) / power == value
 
 
 def _encode_scaled(ints: IntArray, exponent: int, *, pco: bool) -> bytes:
@@ -206,28 +214,29 @@ def _encode_scaled(ints: IntArray, exponent: int, *, pco: bool) -> bytes:
         return bytes((REGULAR,)) + _ints_header(exponent, 0, first) + _sized(step)
     if not pco or n > _PAGE_MAX:
         return _encode_packed(ints, exponent)
-    low, high = int(ints.min()) - first, int(ints.max()) - first
-    if low >= -(2**15) and high < 2**15:
+    low, high = int(ints.min()), int(ints.max())
+    is_exact = low >= -_EXACT_INT and high <= _EXACT_INT  # then floats may add up the parts
+    if is_exact and low - first >= -(2**15) and high - first < 2**15:
         width = 1
-    elif low >= -(2**31) and high < 2**31:
+    elif is_exact and low - first >= -(2**31) and high - first < 2**31:
         width = 2
     else:
         width, first = 3, 0
     page = _to_pco((ints - first).astype(_SIGNED[width], copy=False))
     blob = bytes((SCALED,)) + _ints_header(exponent, width, first) + page
     if n <= _PACK_MAX:
-        return min(blob, _encode_packed(ints, exponent, deflate=False), key=len)
+        return min(blob, _encode_packed(ints, exponent), key=len)
     return blob
 
 
-def _encode_packed(ints: IntArray, exponent: int, deflate: bool = True) -> bytes:
+def _encode_packed(ints: IntArray, exponent: int) -> bytes:
     steps = ints[1:] - ints[:-1]
     zigzag = ((steps << 1) ^ (steps >> 63)).view(np.uint64)
     most = int(zigzag.max()) if len(zigzag) else 0
     width = next(code for code, kind in enumerate(_UNSIGNED) if most < 1 << 8 * kind.itemsize)
     narrow = zigzag.astype(_UNSIGNED[width])
     planes = narrow.view(np.uint8).reshape(len(narrow), -1).T.tobytes()
-    short = _deflate(planes) if deflate else planes
+    short = _deflate(planes)
     if len(short) < len(planes):
         return bytes((PACKED,)) + _ints_header(exponent, width | 4, int(ints[0])) + short
     return bytes((PACKED,)) + _ints_header(exponent, width, int(ints[0])) + planes
@@ -253,7 +262,6 @@ def _decode_floats(tag: int, blob: bytes, at: int, n: int, out: FloatArray) -> F
         out.view(np.uint64)[:] = _raw(blob, at, n, "<u8")
     elif tag == SCALED:
         exponent, first, page = _read_page(blob, at, n)
-        # Exact in floats: the encoder saw to it that no integer reaches 2**53.
         np.add(page, float(first), out=out, dtype=np.float64)
         if exponent:
             np.divide(out, _power(exponent), out=out)
@@ -269,7 +277,7 @@ def _decode_floats(tag: int, blob: bytes, at: int, n: int, out: FloatArray) -> F
 def _power(exponent: int) -> float:
     if exponent >= len(_POWERS):
         raise CodecError(f"damaged blob: exponent {exponent}")
-    return float(_POWERS[exponent])
+    return _POWERS[exponent]
 
 
 def _read_page(blob: bytes, at: int, n: int) -> tuple[int, int, IntArray]:
