@@ -18,7 +18,7 @@ class SeriesRefused(StorageError):
 
 
 class StoreUnavailable(StorageError):
-    """The store cannot take or keep samples now (disk full, read-only, closing); try again later."""
+    """The store cannot take or keep samples now (disk full, read-only, closing); try later."""
 
 
 class StoreCorrupt(StorageError):

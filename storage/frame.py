@@ -21,12 +21,14 @@ ABSENT: float = float(np.uint64(ABSENT_BITS).view(np.float64))
 
 def is_stale(values: FloatArray) -> BoolArray:
     """Tell the stale markers among ``values`` by their bits (a stale marker is a NaN)."""
-    return values.view(np.uint64) == STALE_NAN_BITS
+    stale: BoolArray = values.view(np.uint64) == STALE_NAN_BITS
+    return stale
 
 
 def is_absent(values: FloatArray) -> BoolArray:
     """Tell the cells that hold no sample at all."""
-    return values.view(np.uint64) == ABSENT_BITS
+    absent: BoolArray = values.view(np.uint64) == ABSENT_BITS
+    return absent
 
 
 @dataclass(frozen=True, slots=True)

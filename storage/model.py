@@ -52,9 +52,7 @@ class Labels(tuple[tuple[str, str], ...]):
 
     def __str__(self) -> str:
         """Render as PromQL does: ``up{instance="a",job="b"}``."""
-        inner = ",".join(
-            f'{k}="{v.translate(_ESCAPES)}"' for k, v in self if k != METRIC_NAME
-        )
+        inner = ",".join(f'{k}="{v.translate(_ESCAPES)}"' for k, v in self if k != METRIC_NAME)
         return f"{self.name}{{{inner}}}" if inner or not self.name else self.name
 
 

@@ -45,9 +45,7 @@ class Sink(Protocol):
         """Remember type, help and unit of a metric family (``http_requests``, ``up``)."""
         ...
 
-    def append_points(
-        self, refs: RefArray, ts_ms: IntArray, values: FloatArray
-    ) -> None:
+    def append_points(self, refs: RefArray, ts_ms: IntArray, values: FloatArray) -> None:
         """Take samples with timestamps of their own, in any order; refs as from any group."""
         ...
 

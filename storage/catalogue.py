@@ -1,0 +1,132 @@
+"""Which blocks exist: the map of the chunks on disk, kept in memory and never changed in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .keys import PART_MAX, POINTS_GROUP, split_key
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One run of ticks of a group (or, in group 0, of points), as its row in ``block`` says."""
+
+    key: int
+    min_ms: int
+    max_ms: int
+    n: int
+
+    @property
+    def window(self) -> int:
+        return split_key(self.key)[0]
+
+    @property
+    def part(self) -> int:
+        return split_key(self.key)[1]
+
+    @property
+    def group(self) -> int:
+        return split_key(self.key)[2]
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """
+    All blocks by group, in order of their keys, so that later parts come later.
+
+    ``generation`` is the database's when this became true; a reader compares it with the snapshot
+    it sees.
+    """
+
+    generation: int = 0
+    blocks: Mapping[int, Sequence[Block]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(blocks: Iterable[Block], generation: int) -> Catalogue:
+        by_group: dict[int, list[Block]] = {}
+        for block in sorted(blocks, key=lambda b: b.key):
+            by_group.setdefault(block.group, []).append(block)
+        return Catalogue(generation, by_group)
+
+    def changed(
+        self, generation: int, *, added: Iterable[Block] = (), removed: Iterable[int] = ()
+    ) -> Catalogue:
+        """Return the catalogue after a transaction that added and removed blocks."""
+        added, gone = list(added), set(removed)
+        blocks = dict(self.blocks)
+        for group in {b.group for b in added} | {split_key(key)[2] for key in gone}:
+            kept = [b for b in blocks.get(group, ()) if b.key not in gone]
+            kept += [b for b in added if b.group == group]
+            kept.sort(key=lambda b: b.key)
+            if kept:
+                blocks[group] = kept
+            else:
+                blocks.pop(group, None)
+        return Catalogue(generation, blocks)
+
+    def overlapping(self, group: int, min_ms: int, max_ms: int) -> list[Block]:
+        return [b for b in self.blocks.get(group, ()) if b.min_ms <= max_ms and b.max_ms >= min_ms]
+
+    def __iter__(self) -> Iterator[Block]:
+        for blocks in self.blocks.values():
+            yield from blocks
+
+    def newest_ms(self, group: int) -> int:
+        """Time of the newest sealed sample of a group, -1 if it has none."""
+        return max((b.max_ms for b in self.blocks.get(group, ())), default=-1)
+
+
+class PartNumbers:
+    """
+    Gives out part numbers for the new blocks of one job.
+
+    Later data get higher parts, as readers let the last part win. Points share their rows' key
+    space with every group, so they go above all of their window's parts, and groups above them.
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._taken: dict[int, dict[int, int]] = {}  # window -> group -> highest part
+        for block in catalogue:
+            self._take(block.window, block.group, block.part)
+
+    def next(self, group: int, window: int) -> int | None:
+        """Return the next part of a window, or ``None`` if it has no room for another."""
+        taken = self._taken.get(window, {})
+        if group == POINTS_GROUP:
+            part = max(taken.values(), default=-1) + 1
+        else:
+            part = max(taken.get(group, -1), taken.get(POINTS_GROUP, -1)) + 1
+        if part > PART_MAX:
+            return None
+        self._take(window, group, part)
+        return part
+
+    def _take(self, window: int, group: int, part: int) -> None:
+        parts = self._taken.setdefault(window, {})
+        parts[group] = max(part, parts.get(group, -1))
+
+
+class Ledger:
+    """
+    What is on disk, as the last commit left it. The writer thread swaps it, right after the commit;
+    readers take what they see.
+    """
+
+    def __init__(self) -> None:
+        self.catalogue = Catalogue()
+        #: UTC days whose rollup rows are written.
+        self.compacted: frozenset[int] = frozenset()
+
+    def change(
+        self,
+        generation: int,
+        *,
+        added: Iterable[Block] = (),
+        removed: Iterable[int] = (),
+        compacted: frozenset[int] | None = None,
+    ) -> None:
+        """Follow a transaction that bumped the generation."""
+        if compacted is not None:
+            self.compacted = compacted
+        self.catalogue = self.catalogue.changed(generation, added=added, removed=removed)

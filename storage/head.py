@@ -1,0 +1,285 @@
+"""The newest samples, in memory until they are sealed into chunks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .frame import ABSENT, BoolArray, FloatArray, IntArray, RefArray, is_absent
+
+_TICKS_MIN: Final = 16
+#: How far back a tick may be filled in by a further piece of it (a sender's shards arrive apart).
+_FILL_TICKS_MAX: Final = 720
+
+
+class HeadView(NamedTuple):
+    """What a reader may use without a lock: arrays that are only ever appended to, and how far."""
+
+    refs: RefArray  # one per column
+    ts_ms: IntArray  # valid up to ``ticks``, strictly rising
+    cells: FloatArray  # [ticks and more, columns and more]; cells without a sample are ABSENT
+    ticks: int
+
+
+class GroupHead:
+    """
+    One group's matrix: a row a tick, a column a series.
+
+    Rows are ticks, so that an append is one copy of memory; reading turns it around. Samples are
+    taken in order of time; what is older than the newest tick and no part of a known one is left to
+    the caller (:meth:`place` says so).
+    """
+
+    def __init__(self, group: int, name: str) -> None:
+        self.group, self.name = group, name
+        self._columns: dict[int, int] = {}
+        self._refs: RefArray = np.empty(0, np.uint32)
+        self._ts: IntArray = np.empty(0, np.int64)
+        self._cells: FloatArray = np.empty((0, 0))
+        self._ticks = 0
+        self._frozen = 0  # rows below are being sealed: they take no more samples
+        self._newest_sealed_ms = -1
+        self._last_refs: RefArray | None = None
+        self._last_columns: RefArray | slice = slice(0)
+        self.view = HeadView(self._refs, self._ts, self._cells, 0)
+
+    @property
+    def ticks(self) -> int:
+        return self._ticks
+
+    @property
+    def frozen(self) -> int:
+        """How many of the first rows are being sealed."""
+        return self._frozen
+
+    @property
+    def columns(self) -> int:
+        return len(self._columns)
+
+    @property
+    def newest_ms(self) -> int:
+        """Time of the newest tick that the group has ever had here; -1 if none."""
+        return int(self._ts[self._ticks - 1]) if self._ticks else self._newest_sealed_ms
+
+    def place(self, ts_ms: int) -> int | None:
+        """
+        Return the row of a tick: an existing one, the next one, or ``None`` if the time lies
+        before the newest tick and is not one of the open ticks.
+        """
+        ticks = self._ticks
+        if ts_ms > self.newest_ms:
+            return ticks
+        if ticks and ts_ms == self._ts[ticks - 1] and ticks > self._frozen:
+            return ticks - 1
+        low = max(self._frozen, ticks - _FILL_TICKS_MAX)
+        row = low + int(np.searchsorted(self._ts[low:ticks], ts_ms))
+        return row if row < ticks and self._ts[row] == ts_ms else None
+
+    def write(self, row: int, ts_ms: int, refs: RefArray, values: FloatArray) -> None:
+        """Put samples into a row that :meth:`place` returned for this time."""
+        columns = self._columns_of(refs)
+        if row == self._ticks:
+            if row == len(self._ts):
+                self._grow_ticks()
+            cells = self._cells
+            if not (isinstance(columns, slice) and columns.stop == len(self._columns)):
+                cells[row, : len(self._columns)] = ABSENT
+            cells[row, columns] = values
+            self._ts[row] = ts_ms
+            self._ticks = row + 1
+        else:
+            self._cells[row, columns] = values
+        # The view comes last: a reader never sees a row that is not whole.
+        self.view = HeadView(self._refs, self._ts, self._cells, self._ticks)
+
+    def freeze(self) -> HeadView:
+        """Let no sample into the present rows any more and return them, to be sealed."""
+        self._frozen = self._ticks
+        return self.view
+
+    def thaw(self) -> None:
+        """The seal failed: the rows stay, and are sealed by the next."""
+        self._frozen = 0
+
+    def drop(self, ticks: int) -> None:
+        """Forget the first ``ticks`` rows, as they are in chunks now, and empty columns."""
+        self._frozen = 0
+        if not ticks:
+            return
+        self._newest_sealed_ms = max(self._newest_sealed_ms, int(self._ts[ticks - 1]))
+        left = self._cells[ticks : self._ticks, : len(self._columns)]
+        used = np.flatnonzero(~is_absent(left).all(axis=0)) if len(left) else np.empty(0, np.intp)
+        # New arrays, not moved rows: readers may hold the old ones.
+        self._ts = _with_room(self._ts[ticks : self._ticks], len(left))
+        self._cells = np.ascontiguousarray(left[:, used])
+        self._refs = self._refs[used]
+        self._columns = {ref: column for column, ref in enumerate(self._refs.tolist())}
+        self._ticks = len(left)
+        self._last_refs = None
+        self.view = HeadView(self._refs, self._ts, self._cells, self._ticks)
+
+    def restore_newest(self, newest_ms: int) -> None:
+        """After a restart: nothing up to this time is a new tick."""
+        self._newest_sealed_ms = max(self._newest_sealed_ms, newest_ms)
+
+    def _columns_of(self, refs: RefArray) -> RefArray | slice:
+        last = self._last_refs
+        if last is refs or (last is not None and np.array_equal(last, refs)):
+            return self._last_columns
+        known = self._columns
+        wanted = refs.tolist()
+        new = [ref for ref in wanted if ref not in known]
+        if new:
+            for ref in new:
+                known.setdefault(ref, len(known))
+            self._grow_columns(len(known))
+            self._refs = np.fromiter(known, np.uint32, len(known))
+        columns = np.fromiter((known[ref] for ref in wanted), np.uint32, len(wanted))
+        result: RefArray | slice = columns
+        # Most sources write all of their series in the same order each time.
+        if len(columns) and np.array_equal(columns, np.arange(len(columns), dtype=np.uint32)):
+            result = slice(0, len(columns))
+        self._last_refs, self._last_columns = refs.copy(), result
+        return result
+
+    def _grow_ticks(self) -> None:
+        # Half as much again, not double: a full hour of 10,000 series is 29 MB.
+        room = max(_TICKS_MIN, self._ticks * 3 // 2)
+        self._ts = _with_room(self._ts[: self._ticks], room)
+        cells = np.empty((room, self._cells.shape[1]))
+        cells[: self._ticks] = self._cells[: self._ticks]
+        self._cells = cells
+
+    def _grow_columns(self, columns: int) -> None:
+        held = self._cells.shape[1]
+        if columns <= held:
+            return
+        room = columns if not held else max(columns, held + held // 4)
+        cells = np.full((self._cells.shape[0], room), ABSENT)
+        cells[: self._ticks, :held] = self._cells[: self._ticks]
+        self._cells = cells
+
+
+def _with_room(ts: IntArray, room: int) -> IntArray:
+    grown = np.empty(max(room, len(ts)), np.int64)
+    grown[: len(ts)] = ts
+    return grown
+
+
+class Points(NamedTuple):
+    """Samples with timestamps of their own, column by column."""
+
+    refs: RefArray
+    ts_ms: IntArray
+    values: FloatArray
+
+    @staticmethod
+    def empty() -> Points:
+        return Points(np.empty(0, np.uint32), np.empty(0, np.int64), np.empty(0))
+
+    @staticmethod
+    def join(parts: Iterable[Points]) -> Points:
+        parts = list(parts)
+        if len(parts) == 1:
+            return parts[0]
+        if not parts:
+            return Points.empty()
+        return Points(
+            np.concatenate([p.refs for p in parts]),
+            np.concatenate([p.ts_ms for p in parts]),
+            np.concatenate([p.values for p in parts]),
+        )
+
+    def where(self, keep: BoolArray | npt.NDArray[np.intp]) -> Points:
+        """Return the points at some places, in that order."""
+        return Points(self.refs[keep], self.ts_ms[keep], self.values[keep])
+
+    def sorted(self) -> Points:
+        """Order by series, then time; of samples of one series at one time the last one stays."""
+        order = np.lexsort((self.ts_ms, self.refs))  # stable: arrival order among equals
+        refs, ts, values = self.refs[order], self.ts_ms[order], self.values[order]
+        if len(refs) > 1:
+            last = np.empty(len(refs), np.bool_)
+            np.logical_or(refs[1:] != refs[:-1], ts[1:] != ts[:-1], out=last[:-1])
+            last[-1] = True
+            if not last.all():
+                refs, ts, values = refs[last], ts[last], values[last]
+        return Points(refs, ts, values)
+
+
+class PointsHead:
+    """
+    The points that are not yet in chunks: a sorted bulk, and a tail of batches as they came.
+
+    A reader sorts the tail in once it is long; that work is then shared by all later readers.
+    """
+
+    _TAIL_MAX: Final = 65_536
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sealing = Points.empty()
+        self._bulk = Points.empty()
+        self._tail: list[Points] = []
+        self._tail_size = 0
+
+    def __len__(self) -> int:
+        return len(self._sealing.refs) + len(self._bulk.refs) + self._tail_size
+
+    def append(self, points: Points) -> None:
+        with self._lock:
+            self._tail.append(points)
+            self._tail_size += len(points.refs)
+
+    def select(self, refs: RefArray, min_ms: int, max_ms: int) -> Points:
+        """Return the points of some series (``refs`` rising) in a time range, sorted."""
+        with self._lock:
+            if self._tail_size > max(self._TAIL_MAX, len(self._bulk.refs) // 4):
+                self._merge_tail()
+            sealing, bulk, tail = self._sealing, self._bulk, list(self._tail)
+        # In order of arrival: where two have the same series and time, the later one stays.
+        parts = [_pick_sorted(sealing, refs), _pick_sorted(bulk, refs)]
+        parts += [_pick(points, refs) for points in tail]
+        points = Points.join(p for p in parts if len(p.refs)).sorted()
+        keep = (points.ts_ms >= min_ms) & (points.ts_ms <= max_ms)
+        return points if keep.all() else points.where(keep)
+
+    def freeze(self) -> Points:
+        """Return all points, sorted, to be sealed; :meth:`drop` or :meth:`thaw` comes next."""
+        with self._lock:
+            self._merge_tail()
+            self._sealing, self._bulk = self._bulk, Points.empty()
+            return self._sealing
+
+    def thaw(self) -> None:
+        """The seal failed: keep the points for the next one."""
+        with self._lock:
+            self._bulk = Points.join([self._sealing, self._bulk]).sorted()
+            self._sealing = Points.empty()
+
+    def drop(self) -> None:
+        """Forget what :meth:`freeze` returned: it is in chunks now."""
+        with self._lock:
+            self._sealing = Points.empty()
+
+    def _merge_tail(self) -> None:
+        self._bulk = Points.join([self._bulk, *self._tail]).sorted()
+        self._tail, self._tail_size = [], 0
+
+
+def _pick_sorted(points: Points, refs: RefArray) -> Points:
+    if not len(points.refs):
+        return points
+    low = np.searchsorted(points.refs, refs, "left")
+    high = np.searchsorted(points.refs, refs, "right")
+    runs = [np.arange(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True) if a < b]
+    at = np.concatenate(runs) if runs else np.empty(0, np.intp)
+    return points.where(at)
+
+
+def _pick(points: Points, refs: RefArray) -> Points:
+    return points.where(np.isin(points.refs, refs))

@@ -1,0 +1,196 @@
+"""When and how the head becomes chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
+
+from ..config.settings import SealSettings
+from .catalogue import Ledger, PartNumbers
+from .clock import Clock
+from .commit import Committer, finish
+from .errors import StorageError
+from .group import Group
+from .head import Points, PointsHead
+from .intake import Intake
+from .keys import POINTS_GROUP, day_of
+from .seal import (
+    INSERT_BLOCK,
+    ChunkRow,
+    SealedBlock,
+    bump_generation,
+    seal_points,
+    seal_ticks,
+    write_chunks,
+)
+from .sqlite import WriterThread, transaction
+from .stats import StoreStats
+
+#: Rows per transaction: some 10 ms.
+_SLICE_ROWS: Final = 512
+#: Head cells (8 bytes each) above which everything is sealed before its hour is over.
+_HEAD_CELLS_MAX: Final = 40_000_000
+_POINTS_MAX: Final = 500_000
+
+_MARK_SEALED: Final = "UPDATE grp SET sealed_seq = ? WHERE id = ?"
+_MARK_DAY: Final = "UPDATE series SET last_day = ? WHERE id = ? AND last_day < ?"
+_MARK_DIRTY: Final = "INSERT OR IGNORE INTO dirty (day, series) VALUES (?, ?)"
+
+
+class Sealer:
+    """Moves frozen ticks and points into blocks of chunks, group by group."""
+
+    def __init__(
+        self,
+        settings: SealSettings,
+        clock: Clock,
+        groups: Mapping[int, Group],
+        points: PointsHead,
+        intake: Intake,
+        committer: Committer,
+        writer: WriterThread,
+        ledger: Ledger,
+        stats: StoreStats,
+    ) -> None:
+        self._settings, self._clock = settings, clock
+        self._groups, self._points = groups, points
+        self._intake, self._committer, self._writer = intake, committer, writer
+        self._ledger, self._stats = ledger, stats
+        self._pco = settings.codec != "zlib"
+        self._lock = asyncio.Lock()
+        self._marked_day: dict[int, tuple[int, int]] = {}  # by group: day and columns last marked
+        self.last_seal_ms = 0
+
+    async def seal_due(self) -> None:
+        """Seal what is due: everything once an hour; a group, or the points, when they are many."""
+        now_ms = self._clock.now_ms()
+        interval_ms = self._settings.interval_ms
+        cells = sum(group.head.ticks * group.head.columns for group in self._groups.values())
+        # An hour starts with the clock's hour, so that the chunks of all groups fall together.
+        if now_ms // interval_ms != self.last_seal_ms // interval_ms or cells > _HEAD_CELLS_MAX:
+            await self.seal()
+            return
+        due = {g.number for g in self._groups.values() if g.head.ticks >= self._settings.ticks}
+        if len(self._points) > _POINTS_MAX:
+            due.add(POINTS_GROUP)
+        if due:
+            await self.seal(due)
+
+    async def seal(self, only: Collection[int] | None = None) -> None:
+        """
+        Move the head (or that of some groups; 0 is the points) into chunks.
+
+        A crash in between loses nothing: a group's chunks count once its block and the number of
+        the last journal row that is in it are committed, together.
+
+        Raises:
+            StorageError: Some of it was not sealed and stays in the head.
+        """
+        async with self._lock:
+            try:
+                await finish(self._seal(only))
+            except StorageError:
+                self._stats.seal_errors += 1
+                raise
+
+    async def write_chunks(self, chunks: Sequence[ChunkRow]) -> None:
+        """Write chunk rows in slices; they do not count before their block's own row does."""
+        for low in range(0, len(chunks), _SLICE_ROWS):
+            rows = chunks[low : low + _SLICE_ROWS]
+
+            def job(connection: sqlite3.Connection, rows: Sequence[ChunkRow] = rows) -> None:
+                with transaction(connection):
+                    write_chunks(connection, rows)
+
+            await self._writer.run(job)
+            self._stats.chunks_written += len(rows)
+            self._stats.chunk_bytes += sum(len(row[3]) for row in rows)
+
+    async def _seal(self, only: Collection[int] | None) -> None:
+        started_s = self._clock.monotonic_s()
+        groups = [
+            group
+            for group in list(self._groups.values())
+            if group.head.ticks and (only is None or group.number in only)
+        ]
+        with_points = only is None or POINTS_GROUP in only
+        async with self._committer.lock:
+            # In one step: what is frozen is exactly what the journal's rows up to this flush hold.
+            for group in groups:
+                group.head.freeze()
+            points = self._points.freeze() if with_points else Points.empty()
+            flush, waiters = self._intake.take()
+            first_layout = 0
+            if only is None:
+                # Layouts of later rows get new numbers, so that the old ones can go with the rows.
+                first_layout = self._intake.next_layout
+                for group in self._groups.values():
+                    group.forget_layouts()
+            try:
+                await self._committer.commit(flush, waiters)
+            except StorageError:
+                self._thaw(groups, with_points)
+                raise
+        parts = PartNumbers(self._ledger.catalogue)
+        waiting = list(groups)
+        try:
+            for group in groups:
+                view = group.head.view._replace(ticks=group.head.frozen)
+                sealed = await asyncio.to_thread(
+                    seal_ticks, group.number, view, parts, pco=self._pco
+                )
+                await self._land(group.number, sealed, flush.seq)
+                group.head.drop(group.head.frozen)
+                waiting.remove(group)
+            if with_points:
+                sealed = await asyncio.to_thread(seal_points, points, parts, pco=self._pco)
+                await self._land(POINTS_GROUP, sealed, flush.seq)
+                self._points.drop()
+                with_points = False
+        finally:
+            self._thaw(waiting, with_points)
+        if only is None:
+            await self._writer.run(lambda c: _empty_journal(c, flush.seq, first_layout))
+            self.last_seal_ms = self._clock.now_ms()
+        self._stats.seals += 1
+        self._stats.seal_seconds += self._clock.monotonic_s() - started_s
+
+    def _thaw(self, groups: Iterable[Group], points: bool) -> None:
+        for group in groups:
+            group.head.thaw()
+        if points:
+            self._points.thaw()
+
+    async def _land(self, group: int, sealed: Sequence[SealedBlock], seq: int) -> None:
+        """Write blocks and their chunks; the last transaction makes them count."""
+        for block in sealed:
+            await self.write_chunks(block.chunks)
+        today = day_of(self._clock.now_ms())
+        compacted = self._ledger.compacted
+        marked = self._marked_day
+
+        def job(connection: sqlite3.Connection) -> None:
+            with transaction(connection):
+                for block in sealed:
+                    connection.execute(INSERT_BLOCK, block.row)
+                    refs = block.refs
+                    mark = (block.day, len(refs))
+                    if group == POINTS_GROUP or marked.get(group) != mark:
+                        connection.executemany(_MARK_DAY, [(block.day, r, block.day) for r in refs])
+                        marked[group] = mark
+                    # Points of a closed day: its rollups may be written, or be in the making.
+                    if block.day in compacted or (group == POINTS_GROUP and block.day < today):
+                        connection.executemany(_MARK_DIRTY, [(block.day, ref) for ref in refs])
+                connection.execute(_MARK_SEALED, (seq, group))
+                generation = bump_generation(connection)
+            self._ledger.change(generation, added=[each.block for each in sealed])
+
+        await self._writer.run(job)
+
+
+def _empty_journal(connection: sqlite3.Connection, seq: int, first_layout: int) -> None:
+    with transaction(connection):
+        connection.execute("DELETE FROM journal WHERE seq <= ?", (seq,))
+        connection.execute("DELETE FROM layout WHERE id < ?", (first_layout,))

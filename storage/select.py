@@ -1,0 +1,305 @@
+"""Reading: one consistent view of chunks and head, as frames of samples or rows of rollups."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from ..config.selector import Matcher
+from .catalogue import Block, Catalogue
+from .codec import crc, decode_chunk, decode_ints
+from .errors import StorageError
+from .frame import ABSENT, BoolArray, FloatArray, Frame, IntArray, RefArray, is_absent
+from .head import HeadView, PointsHead
+from .keys import POINTS_GROUP, REF_MAX, rollup_key
+from .labels import Index
+from .model import Series
+from .seal import decode_points, decode_refs
+
+#: Series in a frame at the most: 256 rows of a day at 10 s are 18 MB.
+FRAME_ROWS_MAX: Final = 256
+_IN_MAX: Final = 256
+
+_POINT_LOOKUP: Final = "SELECT id, crc, data FROM chunk WHERE block = ? AND id IN ({})"
+_BLOCK_DATA: Final = "SELECT crc, data FROM block WHERE id = ?"
+_ROLLUPS: Final = "SELECT id, crc, data FROM rollup WHERE id IN ({})"
+
+
+class Piece(NamedTuple):
+    """A stretch of one block or of the head that a selection reads."""
+
+    ts_ms: IntArray
+    low: int  # the first and the one past the last tick that lie in the range
+    high: int
+    source: Block | HeadView
+
+
+@dataclass(slots=True)
+class ReadStats:
+    """What a querier has touched."""
+
+    chunks: int = 0
+    samples: int = 0
+    corrupt: list[tuple[str, int]] = field(default_factory=list)
+
+
+class Querier:
+    """
+    Reads one snapshot. Lives in one worker thread, within a read transaction of that thread's
+    connection; :meth:`tachograph.storage.store.Store.read` makes and ends it.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        index: Index,
+        groups_of: IntArray,
+        heads: Mapping[int, HeadView],
+        points_head: PointsHead,
+        catalogue: Catalogue,
+        compacted: frozenset[int],
+    ) -> None:
+        self._connection = connection
+        self._groups_of = groups_of
+        self._heads = heads
+        self._points_head = points_head
+        self.index = index
+        self.catalogue = catalogue
+        #: UTC days whose rollup rows are written.
+        self.compacted = compacted
+        self.stats = ReadStats()
+
+    # --- Series -------------------------------------------------------------------------------
+
+    def series(self, matchers: Sequence[Matcher]) -> list[Series]:
+        """Return the series that satisfy the matchers, in order of their numbers."""
+        return self.resolve(self.index.select(matchers))
+
+    def resolve(self, refs: RefArray) -> list[Series]:
+        found = (self.index.get(ref) for ref in refs.tolist())
+        return [series for series in found if series is not None]
+
+    # --- Samples ------------------------------------------------------------------------------
+
+    def select(self, matchers: Sequence[Matcher], min_ms: int, max_ms: int) -> list[Frame]:
+        """Return all samples of the matching series with ``min_ms <= t <= max_ms``."""
+        return list(self.frames(self.index.select(matchers), min_ms, max_ms))
+
+    def frames(
+        self, refs: RefArray, min_ms: int, max_ms: int, rows_max: int = FRAME_ROWS_MAX
+    ) -> Iterator[Frame]:
+        """
+        Yield the samples of some series (``refs`` rising), at most ``rows_max`` series a frame.
+        Series without a sample in the range are left out.
+        """
+        if not len(refs):
+            return
+        pointed = self._points(refs, min_ms, max_ms)
+        groups = self._groups_of[refs]
+        order = np.argsort(groups, kind="stable")
+        cuts = np.flatnonzero(np.diff(groups[order])) + 1
+        for at in np.split(order, cuts):
+            group = int(groups[at[0]])
+            pieces = self._pieces(group, min_ms, max_ms)
+            for low in range(0, len(at), rows_max):
+                members = refs[at[low : low + rows_max]]
+                yield from self._group_frames(group, members, pieces, pointed)
+
+    def rollup_rows(
+        self, tier: int, refs: RefArray, days: Sequence[int]
+    ) -> Iterator[tuple[int, int, bytes]]:
+        """Yield (day, series, row) of the rollup rows that exist, days in the order given."""
+        for day in days:
+            keys = [rollup_key(tier, day, ref) for ref in refs.tolist()]
+            for key, data in self._rows(_ROLLUPS, keys, "rollup"):
+                yield day, key & REF_MAX, data
+
+    def dirty(self, day: int) -> set[int]:
+        """Return the series of a compacted day that have got samples since."""
+        rows = self._connection.execute("SELECT series FROM dirty WHERE day = ?", (day,))
+        return {ref for (ref,) in rows}
+
+    # --- How ----------------------------------------------------------------------------------
+
+    def _pieces(self, group: int, min_ms: int, max_ms: int) -> list[Piece]:
+        pieces = []
+        for block in self.catalogue.overlapping(group, min_ms, max_ms):
+            data = self._block_data(block)
+            if data is None:
+                continue
+            ts = decode_ints(data, block.n)
+            low, high = _clip(ts, min_ms, max_ms)
+            if low < high:
+                pieces.append(Piece(ts, low, high, block))
+        head = self._heads.get(group)
+        if head is not None and head.ticks:
+            ts = head.ts_ms[: head.ticks]
+            low, high = _clip(ts, min_ms, max_ms)
+            if low < high:
+                pieces.append(Piece(ts, low, high, head))
+        return pieces
+
+    def _group_frames(
+        self,
+        group: int,
+        refs: RefArray,
+        pieces: Sequence[Piece],
+        pointed: Mapping[int, tuple[IntArray, FloatArray]],
+    ) -> Iterator[Frame]:
+        ts = np.concatenate([p.ts_ms[p.low : p.high] for p in pieces] or [np.empty(0, np.int64)])
+        rising = bool((ts[1:] > ts[:-1]).all())
+        cells = np.full((len(refs), len(ts)), ABSENT)
+        at = 0
+        for piece in pieces:
+            until = at + piece.high - piece.low
+            self._fill(cells[:, at:until], refs, piece)
+            at = until
+        if not rising:
+            ts, cells = _merge(ts, cells, [p.high - p.low for p in pieces])
+        self.stats.samples += cells.size
+        absent = is_absent(cells)
+        has_absent = bool(absent.any())
+        keep: BoolArray = np.full(len(refs), len(ts) > 0)
+        if has_absent:
+            keep &= ~absent.all(axis=1)
+        ragged = [row for row, ref in enumerate(refs.tolist()) if ref in pointed]
+        for row in ragged:
+            ref = int(refs[row])
+            frame = self._ragged(ref, ts, cells[row], absent[row], *pointed[ref])
+            if frame is not None:
+                yield frame
+            keep[row] = False
+        if not keep.any():
+            return
+        if not keep.all():
+            cells, refs = cells[keep], refs[keep]
+            has_absent = has_absent and bool(absent[keep].any())
+        series = self.resolve(refs)
+        if len(series) == len(refs):  # else: dropped by retention meanwhile
+            yield Frame(series, ts, cells, has_absent)
+
+    def _ragged(
+        self,
+        ref: int,
+        ts: IntArray,
+        cells: FloatArray,
+        absent: BoolArray,
+        point_ts: IntArray,
+        point_values: FloatArray,
+    ) -> Frame | None:
+        series = self.index.get(ref)
+        if series is None:
+            return None
+        # Points come second: at one time, what was sent later with its own timestamp wins.
+        all_ts = np.concatenate([ts[~absent], point_ts])
+        values = np.concatenate([cells[~absent], point_values])
+        order = np.argsort(all_ts, kind="stable")
+        all_ts, values = all_ts[order], values[order]
+        last = np.append(all_ts[1:] != all_ts[:-1], True)
+        return Frame((series,), all_ts[last], values[last].reshape(1, -1), False)
+
+    def _fill(self, target: FloatArray, refs: RefArray, piece: Piece) -> None:
+        source = piece.source
+        if isinstance(source, HeadView):
+            sorter = np.argsort(source.refs)
+            found = np.searchsorted(source.refs, refs, sorter=sorter)
+            found[found == len(source.refs)] = 0
+            columns = sorter[found]
+            known = source.refs[columns] == refs
+            # A head widened after this view was taken has no cells for its newest columns here.
+            target[known] = source.cells[piece.low : piece.high, columns[known]].T
+            return
+        whole = piece.low == 0 and piece.high == source.n
+        row_of = {ref: row for row, ref in enumerate(refs.tolist())}
+        for key, data in self._chunks(source, refs):
+            row = row_of[key & REF_MAX]
+            try:
+                if whole and target.strides[1] == 8:
+                    decode_chunk(data, source.n, target[row])
+                else:
+                    target[row] = decode_chunk(data, source.n)[0][piece.low : piece.high]
+            except StorageError:
+                target[row] = ABSENT
+                self.stats.corrupt.append(("chunk", key))
+
+    def _points(
+        self, refs: RefArray, min_ms: int, max_ms: int
+    ) -> dict[int, tuple[IntArray, FloatArray]]:
+        """Return times and values by series of the points with timestamps of their own."""
+        parts: dict[int, list[tuple[IntArray, FloatArray]]] = {}
+        for block in self.catalogue.overlapping(POINTS_GROUP, min_ms, max_ms):
+            data = self._block_data(block)
+            if data is None:
+                continue
+            members = np.intersect1d(decode_refs(data, block.n), refs, assume_unique=True)
+            for key, blob in self._chunks(block, members):
+                try:
+                    ts, values = decode_points(blob)
+                except StorageError:
+                    self.stats.corrupt.append(("chunk", key))
+                    continue
+                low, high = _clip(ts, min_ms, max_ms)
+                if low < high:
+                    parts.setdefault(key & REF_MAX, []).append((ts[low:high], values[low:high]))
+        head = self._points_head.select(refs, min_ms, max_ms)
+        if len(head.refs):
+            members, starts = np.unique(head.refs, return_index=True)
+            ends = [*starts.tolist()[1:], len(head.refs)]
+            for ref, low, high in zip(members.tolist(), starts.tolist(), ends, strict=True):
+                parts.setdefault(ref, []).append((head.ts_ms[low:high], head.values[low:high]))
+        return {
+            ref: (np.concatenate([p[0] for p in each]), np.concatenate([p[1] for p in each]))
+            for ref, each in parts.items()
+        }
+
+    def _block_data(self, block: Block) -> bytes | None:
+        row = self._connection.execute(_BLOCK_DATA, (block.key,)).fetchone()
+        if row is None or crc(row[1], block.key) != row[0]:
+            self.stats.corrupt.append(("block", block.key))
+            return None
+        return bytes(row[1])
+
+    def _chunks(self, block: Block, refs: RefArray) -> Iterator[tuple[int, bytes]]:
+        base = block.key & ~REF_MAX
+        for low in range(0, len(refs), _IN_MAX):
+            keys = [base | ref for ref in refs[low : low + _IN_MAX].tolist()]
+            yield from self._rows(_POINT_LOOKUP, keys, "chunk", block.key)
+
+    def _rows(
+        self, sql: str, keys: Sequence[int], table: str, *first: int
+    ) -> Iterator[tuple[int, bytes]]:
+        if not keys:
+            return
+        statement = sql.format(",".join("?" * len(keys)))
+        for key, stored, data in self._connection.execute(statement, (*first, *keys)).fetchall():
+            self.stats.chunks += 1
+            if crc(data, key) == stored:
+                yield key, data
+            else:
+                self.stats.corrupt.append((table, key))
+
+
+def _clip(ts_ms: IntArray, min_ms: int, max_ms: int) -> tuple[int, int]:
+    return (
+        int(np.searchsorted(ts_ms, min_ms, "left")),
+        int(np.searchsorted(ts_ms, max_ms, "right")),
+    )
+
+
+def _merge(
+    ts_ms: IntArray, cells: FloatArray, lengths: Sequence[int]
+) -> tuple[IntArray, FloatArray]:
+    """Lay stretches that overlap in time over one another: the later one wins."""
+    merged_ts = np.unique(ts_ms)
+    merged = np.full((len(cells), len(merged_ts)), ABSENT)
+    at = 0
+    for length in lengths:
+        piece = cells[:, at : at + length]
+        columns = np.searchsorted(merged_ts, ts_ms[at : at + length])
+        merged[:, columns] = np.where(is_absent(piece), merged[:, columns], piece)
+        at += length
+    return merged_ts, merged

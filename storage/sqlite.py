@@ -1,0 +1,247 @@
+"""
+Connections to ``samples.db``: one writer in its own thread, read-only readers in a few more.
+
+Stock SQLite before 3.51.3 can corrupt a WAL when a checkpoint races the commit of another
+connection. One connection that does every write and every checkpoint rules that out within the
+process; the lock file (``lock.py``) keeps other processes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Final, TypeVar
+
+from .errors import SchemaTooNew, StorageError, StoreCorrupt, StoreUnavailable
+
+T = TypeVar("T")
+
+SCHEMA_VERSION: Final = 1
+_SCHEMA_FILES: Final = {1: "0001_samples.sql"}
+
+#: Codes that say "not now": the disk is full, read-only, failing or held by somebody else.
+_UNAVAILABLE: Final = frozenset(
+    {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_NOMEM,
+    }
+)
+_CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """Return SQLite's primary result code of an error, or 0 if it has none."""
+    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Tell whether an error (or its cause) says that the disk is full."""
+    if isinstance(error, StorageError):
+        error = error.__cause__
+    if isinstance(error, OSError):
+        return error.errno == 28  # ENOSPC
+    return isinstance(error, sqlite3.Error) and primary_code(error) == sqlite3.SQLITE_FULL
+
+
+def translate(error: sqlite3.Error, path: Path) -> StorageError:
+    """Turn an error of SQLite into one of ours, with what to do about it."""
+    code = primary_code(error)
+    if code in _CORRUPT:
+        return StoreCorrupt(
+            f"{path} is damaged ({error}); stop the agent and run `tachograph db repair`"
+        )
+    if code in _UNAVAILABLE:
+        return StoreUnavailable(f"{path}: {error}")
+    return StorageError(f"{path}: {error}")
+
+
+def open_writer(path: Path, durability_full: bool = False) -> sqlite3.Connection:
+    """
+    Open the one read-write connection, creating the file or migrating it.
+
+    Raises:
+        SchemaTooNew: A newer version wrote the file; nothing was changed.
+        StoreCorrupt: The file is not a database, or damaged.
+        StoreUnavailable: It cannot be opened or written.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, cached_statements=64
+        )
+    except OSError as error:
+        raise StoreUnavailable(f"cannot open {path}: {error.strerror}") from error
+    try:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        if version > SCHEMA_VERSION:
+            raise SchemaTooNew(
+                f"{path} has schema {version}, this version knows {SCHEMA_VERSION}; "
+                "install the newer Tachograph again or use another data directory"
+            )
+        if version == 0:
+            # Both only take effect before the first table.
+            connection.execute("PRAGMA page_size=4096")
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        connection.execute("PRAGMA journal_mode=WAL")
+        for name, value in {
+            # Debian compiles SECURE_DELETE in: deleting a day then writes 33 MB instead of 0.2.
+            "secure_delete": "OFF",
+            "wal_autocheckpoint": "1000",
+            "journal_size_limit": str(16 << 20),
+            "cache_size": "-8000",
+            "temp_store": "MEMORY",
+            "synchronous": "FULL" if durability_full else "NORMAL",
+        }.items():
+            connection.execute(f"PRAGMA {name}={value}")
+        for number in range(version + 1, SCHEMA_VERSION + 1):
+            script = files(__package__).joinpath("schema", _SCHEMA_FILES[number]).read_text("utf-8")
+            connection.executescript(
+                f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version={number};\nCOMMIT;"
+            )
+    except sqlite3.Error as error:
+        connection.close()
+        raise translate(error, path) from error
+    except SchemaTooNew:
+        connection.close()
+        raise
+    return connection
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """Open a read-only connection; the file must exist."""
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=64,
+    )
+    connection.execute("PRAGMA query_only=ON")
+    connection.execute("PRAGMA cache_size=-4000")
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Commit what the block did, or nothing of it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        # A full disk may have rolled back already.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+class WriterThread:
+    """Runs jobs one after the other on the write connection, off the event loop."""
+
+    def __init__(self, path: Path, *, durability_full: bool, fsync_interval_ms: int) -> None:
+        self._path = path
+        self._durability_full = durability_full
+        self._fsync_interval_ms = fsync_interval_ms
+        self._last_full_ms = 0
+        self._pool = ThreadPoolExecutor(1, "tachograph-writer")
+        self._connection: sqlite3.Connection | None = None
+
+    async def open(self) -> None:
+        def job() -> None:
+            self._connection = open_writer(self._path, self._durability_full)
+
+        await asyncio.get_running_loop().run_in_executor(self._pool, job)
+
+    async def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """
+        Run ``job`` in the writer thread and return what it returns. The job goes on when the
+        wait for it is cancelled.
+
+        Raises:
+            StorageError: SQLite refused; the open transaction, if any, was rolled back.
+        """
+
+        def call() -> T:
+            connection = self._connection
+            if connection is None:
+                raise StoreUnavailable(f"{self._path} is closed")
+            try:
+                return job(connection)
+            except sqlite3.Error as error:
+                raise translate(error, self._path) from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    def make_durable(self, connection: sqlite3.Connection, now_ms: int) -> None:
+        """
+        Choose how hard the next commit is: with ``durability: normal`` one commit per
+        ``fsync_interval`` is FULL, so that a power cut takes no more than that.
+        """
+        if self._durability_full:
+            return
+        due = not 0 <= now_ms - self._last_full_ms < self._fsync_interval_ms
+        connection.execute(f"PRAGMA synchronous={'FULL' if due else 'NORMAL'}")
+        if due:
+            self._last_full_ms = now_ms
+
+    async def close(self) -> None:
+        """Checkpoint and close; may be called twice."""
+
+        def job() -> None:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                try:
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                except sqlite3.Error:
+                    pass  # a full disk must not keep us from closing; the WAL is replayed at start
+                finally:
+                    connection.close()
+
+        await asyncio.get_running_loop().run_in_executor(self._pool, job)
+        self._pool.shutdown(wait=True)
+
+
+class ReaderPool:
+    """A few threads, each with a read-only connection of its own."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._path = path
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._pool = ThreadPoolExecutor(threads, "tachograph-reader")
+
+    def connection(self) -> sqlite3.Connection:
+        """Return this thread's connection, opening it the first time."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = open_reader(self._path)
+            self._connections.append(connection)
+        return connection
+
+    async def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``job`` in one of the threads. Raises as :meth:`WriterThread.run`."""
+
+        def call() -> T:
+            try:
+                return job(self.connection())
+            except sqlite3.Error as error:
+                raise translate(error, self._path) from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._pool.shutdown, True, cancel_futures=True)
+        while self._connections:
+            self._connections.pop().close()

@@ -1,0 +1,486 @@
+"""The store: appends and reads for the layers above, and the order in which its parts work."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+
+from ..config.settings import StorageSettings
+from .ballast import Ballast
+from .catalogue import Ledger
+from .clock import Clock
+from .commit import Committer
+from .current import Current
+from .errors import StorageError, StoreUnavailable
+from .frame import BoolArray, FloatArray, IntArray, RefArray
+from .group import Group, without_absent
+from .head import Points, PointsHead
+from .intake import Intake, points_record
+from .journal import JournalError, PointsRecord, TickRecord
+from .keys import POINTS_GROUP
+from .labels import Index
+from .lock import DirectoryLock
+from .model import Kind, Labels, Metadata
+from .recovery import Recovered, read_journal, read_tables
+from .seal import (
+    bump_generation,
+)
+from .sealer import Sealer
+from .select import Querier
+from .sqlite import ReaderPool, WriterThread, is_full, transaction
+from .stats import StoreStats
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Observer = Callable[[RefArray, "int | IntArray", FloatArray], None]
+
+#: A clock this far behind the newest sample, or before 2024, is not believed.
+_CLOCK_BEHIND_MS: Final = 3_600_000
+_CLOCK_FLOOR_MS: Final = 1_704_067_200_000
+#: How often a reader that met a transaction half-way looks again, and for how long in all.
+_SNAPSHOT_RETRY_S: Final = 0.0005
+_SNAPSHOT_TRIES: Final = 20_000
+
+_QUARANTINE: Final = (
+    "INSERT INTO quarantine (found_ms, source, key, data) "
+    "SELECT ?, ?, id, data FROM {0} WHERE id = ?"
+)
+_QUARANTINE_JOURNAL: Final = (
+    "INSERT INTO quarantine (found_ms, source, key, data) "
+    "SELECT ?, 'journal', seq, data FROM journal WHERE seq = ?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Which of the points of one call were not taken: ``reasons[i]`` is empty for a taken one."""
+
+    reasons: tuple[str, ...]
+
+
+class Store:
+    """
+    Owns a data directory. Use from one event loop; reads run in worker threads.
+
+    Life: ``await open()``, then :meth:`run` as a task (it flushes and seals), ``await close()``.
+    """
+
+    def __init__(self, settings: StorageSettings, clock: Clock, *, readers: int = 2) -> None:
+        self.settings = settings
+        self.directory = Path(settings.path)
+        self.path = self.directory / "samples.db"
+        self.clock = clock
+        self.stats = StoreStats()
+        self.index = Index(settings.limits)
+        self.current = Current()
+        self.metadata: dict[str, Metadata] = {}
+        self.metadata_version = 0
+        self.ledger = Ledger()
+        self.ballast = Ballast(self.directory, settings.ballast_bytes)
+        self.writer = WriterThread(
+            self.path,
+            durability_full=settings.durability == "full",
+            fsync_interval_ms=settings.fsync_interval_ms,
+        )
+        self._readers = ReaderPool(self.path, readers)
+        self._lock = DirectoryLock(self.directory)
+        self._groups: dict[str, Group] = {}
+        self._by_number: dict[int, Group] = {}
+        self._points = PointsHead()
+        self._intake = Intake()
+        self.committer = Committer(
+            settings, clock, self._intake, self.writer, self.ballast, self.stats
+        )
+        self.sealer = Sealer(
+            settings.seal,
+            clock,
+            self._by_number,
+            self._points,
+            self._intake,
+            self.committer,
+            self.writer,
+            self.ledger,
+            self.stats,
+        )
+        self._next_group = 1
+        self._homes: IntArray = np.zeros(1024, np.int64)
+        self._observers: list[Observer] = []
+        self._not_before_ms = 0
+        self._state = "new"
+
+    # --- Life ---------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """
+        Take the directory's lock, open or create the database, load the index, replay the journal.
+
+        Raises:
+            StoreLocked, SchemaTooNew, StoreCorrupt, StoreUnavailable: nothing was changed.
+        """
+        started_s = time.monotonic()
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreUnavailable(f"cannot create {self.directory}: {error.strerror}") from error
+        self._lock.acquire()
+        try:
+            try:
+                await self.writer.open()
+            except StorageError as error:
+                if not (is_full(error) and self.ballast.throw_overboard()):
+                    raise
+                await self.writer.open()
+            self._load(await self.writer.run(read_tables))
+            await self._replay()
+        except BaseException:
+            await self.writer.close()
+            self._lock.release()
+            raise
+        self.ballast.take_aboard()
+        now_ms = self.clock.now_ms()
+        newest_ms = max((block.max_ms for block in self.ledger.catalogue), default=0)
+        newest_ms = max(newest_ms, *(g.head.newest_ms for g in self._by_number.values()), 0)
+        self._not_before_ms = max(_CLOCK_FLOOR_MS, newest_ms - _CLOCK_BEHIND_MS)
+        if now_ms < self._not_before_ms:
+            log.warning(
+                "the clock is %d s behind the newest sample; nothing is stored until it is set",
+                (self._not_before_ms - now_ms) // 1000,
+            )
+        self.sealer.last_seal_ms = now_ms
+        self.stats.recovery_seconds = time.monotonic() - started_s
+        self._state = "open"
+
+    async def run(self) -> None:
+        """Flush and seal when it is time, until cancelled."""
+        while True:
+            await self.committer.until_due()
+            # Kept, counted and logged where it happened; the next round tries again.
+            with contextlib.suppress(StorageError):
+                await self.flush()
+                await self.sealer.seal_due()
+
+    async def close(self) -> None:
+        """Commit what is left, checkpoint, give the lock back. May be called twice."""
+        if self._state != "open":
+            return
+        self._state = "closing"
+        try:
+            await self.flush()
+        except StorageError as error:
+            log.error("%d samples could not be committed: %s", self._intake.samples, error)
+        await self._readers.close()
+        await self.writer.close()
+        self._lock.release()
+        self._state = "closed"
+
+    # --- Series -------------------------------------------------------------------------------
+
+    def group(self, name: str) -> Group:
+        """Return the group of that name, creating it if it is new."""
+        group = self._groups.get(name)
+        if group is None:
+            group = self._add_group(self._next_group, name)
+            self._intake.add_group(group.number, name)
+        return group
+
+    def ref(self, labels: Labels, kind: Kind, group: int) -> int:
+        """Return a series' number, creating it in that group. Raises SeriesRefused."""
+        series = self.index.find(labels)
+        if series is None:
+            series = self.index.add(labels, kind, self.clock.now_ms())
+            self._set_home(series.ref, group)
+            self._intake.add_series(group, series)
+        return series.ref
+
+    def describe(self, family: str, metadata: Metadata) -> None:
+        """Remember type, help and unit of a metric family."""
+        if self.metadata.get(family) != metadata:
+            self.metadata[family] = metadata
+            self.metadata_version += 1
+            self._intake.add_metadata(family, metadata)
+
+    def homes(self, refs: RefArray) -> IntArray:
+        """Return the group that each series belongs to."""
+        return self._homes[refs]
+
+    # --- Appending ----------------------------------------------------------------------------
+
+    def append_points(self, refs: RefArray, ts_ms: IntArray, values: FloatArray) -> Refusal | None:
+        """
+        Take samples with timestamps of their own, in any order. Of two at one time the later wins.
+
+        Returns:
+            ``None`` if all were taken, else which were not, and why.
+
+        Raises:
+            StoreUnavailable: Nothing was taken.
+        """
+        self._admit(len(refs))
+        now_ms = self.clock.now_ms()
+        if now_ms < self._not_before_ms:
+            self.stats.dropped["clock"] += len(refs)
+            return Refusal(("our clock is behind the stored samples",) * len(refs))
+        late = ts_ms < self._oldest_ms(now_ms)
+        early = ts_ms > now_ms + self.settings.limits.future_ms
+        refusal = None
+        bad: BoolArray = late | early
+        if bad.any():
+            self.stats.dropped["too_old"] += int(late.sum())
+            self.stats.dropped["future"] += int(early.sum())
+            refusal = Refusal(
+                tuple(
+                    "older than the raw retention"
+                    if old
+                    else "too far in the future"
+                    if new
+                    else ""
+                    for old, new in zip(late.tolist(), early.tolist(), strict=True)
+                )
+            )
+            refs, ts_ms, values = refs[~bad], ts_ms[~bad], values[~bad]
+        if len(refs):
+            self.take_points(refs, ts_ms, without_absent(values))
+        return refusal
+
+    async def committed(self) -> None:
+        """
+        Wait until everything appended before this call is committed.
+
+        Raises:
+            StoreUnavailable: It could not be; it is kept in memory and tried again.
+        """
+        if self._state != "open":
+            raise StoreUnavailable("the store is closing")
+        await self._intake.committed()
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """
+        Call ``observer(refs, ts_ms, values)`` on the event loop with everything that is appended;
+        ``ts_ms`` is one time for all, or an array. Returns what ends it.
+        """
+        self._observers.append(observer)
+        return lambda: self._observers.remove(observer)
+
+    # What a group calls; samples are clean and admitted by then.
+
+    def admit_tick(self, ts_ms: int, samples: int) -> bool:
+        """Tell whether a tick of that time may be stored; count it as dropped if not."""
+        self._admit(samples)
+        now_ms = self.clock.now_ms()
+        reason = ""
+        if now_ms < self._not_before_ms:
+            reason = "clock"
+        elif ts_ms > now_ms + self.settings.limits.future_ms:
+            reason = "future"
+        elif ts_ms < self._oldest_ms(now_ms):
+            reason = "too_old"
+        if reason:
+            self.stats.dropped[reason] += samples
+        return not reason
+
+    def take_tick(self, record: TickRecord) -> None:
+        self._intake.add_record(record)
+        self._announce(record.refs, record.ts_ms, record.values)
+
+    def take_points(self, refs: RefArray, ts_ms: IntArray, values: FloatArray) -> None:
+        record = points_record(refs, ts_ms, values)
+        self._points.append(Points(record.refs, record.ts_ms, record.values))
+        self._intake.add_record(record)
+        self.stats.points_appended += len(refs)
+        self._announce(record.refs, record.ts_ms, record.values)
+
+    def new_layout(self, group: int, refs: RefArray) -> int:
+        """Number a list of members; it is committed before the first tick that uses it."""
+        return self._intake.add_layout(group, refs)
+
+    # --- Reading ------------------------------------------------------------------------------
+
+    async def read(self, job: Callable[[Querier], T]) -> T:
+        """
+        Run ``job`` in a worker thread on one consistent snapshot, committed or not.
+
+        Raises:
+            StorageError: The database cannot be read. Rows that fail their checksum are left out,
+                counted and put into quarantine instead.
+        """
+        started_s = time.monotonic()
+        querier, result = await self._readers.run(lambda connection: self._query(connection, job))
+        self.stats.reads += 1
+        self.stats.read_seconds += time.monotonic() - started_s
+        if querier.stats.corrupt:
+            await self._quarantine(querier.stats.corrupt)
+        return result
+
+    # --- Committing ---------------------------------------------------------------------------
+
+    async def flush(self) -> None:
+        """Commit everything appended so far. Raises StoreUnavailable; it is kept then."""
+        await self.committer.flush()
+
+    async def seal(self) -> None:
+        """Move the whole head into chunks. Raises StorageError if some of it stays in the head."""
+        await self.sealer.seal()
+
+    # --- Inside -------------------------------------------------------------------------------
+
+    def _admit(self, samples: int) -> None:
+        if self._state != "open":
+            raise StoreUnavailable("the store is not open")
+        try:
+            self._intake.admit(samples)
+        except StoreUnavailable:
+            self.stats.dropped["unavailable"] += samples
+            raise
+        self.stats.samples_appended += samples
+
+    def _oldest_ms(self, now_ms: int) -> int:
+        # Late points need the day's raw samples for its rollups to be made anew.
+        retention = self.settings.retention.raw_ms
+        for policy in self.settings.retention_policies:
+            retention = max(retention, policy.over(self.settings.retention).raw_ms)
+        return max(0, now_ms - retention)
+
+    def _announce(self, refs: RefArray, ts_ms: int | IntArray, values: FloatArray) -> None:
+        self.current.update(refs, ts_ms, values)
+        for observer in self._observers:
+            observer(refs, ts_ms, values)
+
+    def _add_group(self, number: int, name: str) -> Group:
+        group = Group(self, number, name)
+        self._groups[name] = group
+        self._by_number[number] = group
+        self._next_group = max(self._next_group, number + 1)
+        return group
+
+    def _set_home(self, ref: int, group: int) -> None:
+        if ref >= len(self._homes):
+            grown = np.zeros(max(ref + 1, len(self._homes) * 2), np.int64)
+            grown[: len(self._homes)] = self._homes
+            self._homes = grown
+        self._homes[ref] = group
+
+    def _load(self, found: Recovered) -> None:
+        self.metadata = found.metadata
+        self.ledger.compacted = frozenset(found.compacted)
+        self.ledger.catalogue = found.catalogue
+        for number, name in found.groups.items():
+            if number != POINTS_GROUP:
+                group = self._add_group(number, name)
+                group.head.restore_newest(found.catalogue.newest_ms(number))
+        for group_number, series, _ in found.series:
+            self.index.load(series)
+            self._set_home(series.ref, group_number)
+        self.index.reserve(found.next_ref)
+        self._sealed_seq = found.sealed_seq
+        self._layouts = found.layouts
+        self._intake.next_layout = max(found.layouts, default=0) + 1
+
+    async def _replay(self) -> None:
+        """Play the journal back into the head, but for what is in chunks already."""
+        sealed, layouts = self._sealed_seq, self._layouts
+        bad: list[int] = []
+
+        def job(connection: sqlite3.Connection) -> int:
+            last_seq = max(sealed.values(), default=0)
+            for seq, record in read_journal(connection, layouts):
+                last_seq = max(last_seq, seq)
+                if isinstance(record, JournalError):
+                    bad.append(seq)
+                    log.error("%s; it is set aside, its samples are lost", record)
+                elif isinstance(record, TickRecord):
+                    if seq > sealed.get(record.group, 0):
+                        self._replay_tick(record)
+                elif seq > sealed.get(POINTS_GROUP, 0):
+                    self._replay_points(record)
+            now_ms = self.clock.now_ms()
+            if bad:
+                with transaction(connection):
+                    connection.executemany(_QUARANTINE_JOURNAL, [(now_ms, seq) for seq in bad])
+                    connection.executemany(
+                        "DELETE FROM journal WHERE seq = ?", [(seq,) for seq in bad]
+                    )
+            return last_seq
+
+        self._intake.next_seq = await self.writer.run(job) + 1
+        self.stats.corrupt["journal"] += len(bad)
+        del self._sealed_seq, self._layouts
+
+    def _replay_tick(self, record: TickRecord) -> None:
+        group = self._by_number.get(record.group)
+        if group is None:
+            return
+        self.stats.recovered_samples += len(record.values)
+        row = group.head.place(record.ts_ms)
+        if row is None:
+            times = np.full(len(record.refs), record.ts_ms)
+            self._replay_points(PointsRecord(record.refs, times, record.values))
+            return
+        group.head.write(row, record.ts_ms, record.refs, record.values)
+        self.current.update(record.refs, record.ts_ms, record.values)
+
+    def _replay_points(self, record: PointsRecord) -> None:
+        self.stats.recovered_samples += len(record.values)
+        self._points.append(Points(record.refs, record.ts_ms, record.values))
+        self.current.update(record.refs, record.ts_ms, record.values)
+
+    def _query(
+        self, connection: sqlite3.Connection, job: Callable[[Querier], T]
+    ) -> tuple[Querier, T]:
+        for _ in range(_SNAPSHOT_TRIES):
+            # Heads first: a seal publishes its blocks before it drops the ticks, so between the two
+            # they are seen twice (and merged), never not at all.
+            heads = {number: g.head.view for number, g in list(self._by_number.items())}
+            compacted, catalogue = self.ledger.compacted, self.ledger.catalogue
+            connection.execute("BEGIN")
+            try:
+                sql = "SELECT v FROM meta WHERE k = 'generation'"
+                if connection.execute(sql).fetchone()[0] == catalogue.generation:
+                    querier = Querier(
+                        connection,
+                        self.index,
+                        self._homes,
+                        heads,
+                        self._points,
+                        catalogue,
+                        compacted,
+                    )
+                    return querier, job(querier)
+            finally:
+                connection.execute("ROLLBACK")
+            time.sleep(_SNAPSHOT_RETRY_S)
+        raise StoreUnavailable("the database does not come to rest; try again")
+
+    async def _quarantine(self, found: list[tuple[str, int]]) -> None:
+        """Take damaged rows out of use, keeping their bytes."""
+        now_ms = self.clock.now_ms()
+        unique = sorted(set(found))
+
+        def job(connection: sqlite3.Connection) -> list[tuple[str, int]]:
+            moved = []
+            with transaction(connection):
+                for table, key in unique:
+                    sql = _QUARANTINE.format(table)
+                    if connection.execute(sql, (now_ms, table, key)).rowcount:
+                        connection.execute(f"DELETE FROM {table} WHERE id = ?", (key,))
+                        moved.append((table, key))
+                generation = bump_generation(connection)
+            gone = [key for table, key in moved if table == "block"]
+            self.ledger.change(generation, removed=gone)
+            return moved
+
+        try:
+            moved = await self.writer.run(job)
+        except StorageError as error:
+            log.error("damaged rows cannot be set aside: %s", error)
+            return
+        for table, key in moved:
+            self.stats.corrupt[table] += 1
+            log.error("row %d of %s fails its checksum and is set aside", key, table)
