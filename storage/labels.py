@@ -61,6 +61,11 @@ class Index:
     def find(self, labels: Labels) -> Series | None:
         return self._by_labels.get(labels)
 
+    @property
+    def next_ref(self) -> int:
+        """The number that the next new series gets."""
+        return self._next_ref
+
     def reserve(self, next_ref: int) -> None:
         """Never give out a number below ``next_ref``: numbers are not reused across restarts."""
         self._next_ref = max(self._next_ref, next_ref)

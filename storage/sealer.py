@@ -59,7 +59,8 @@ class Sealer:
         self._intake, self._committer, self._writer = intake, committer, writer
         self._ledger, self._stats = ledger, stats
         self._pco = settings.codec != "zlib"
-        self._lock = asyncio.Lock()
+        #: Held while blocks are made or deleted; see days.py and retention.py.
+        self.lock = asyncio.Lock()
         self._marked_day: dict[int, tuple[int, int]] = {}  # by group: day and columns last marked
         self.last_seal_ms = 0
 
@@ -88,7 +89,7 @@ class Sealer:
         Raises:
             StorageError: Some of it was not sealed and stays in the head.
         """
-        async with self._lock:
+        async with self.lock:
             try:
                 await finish(self._seal(only))
             except StorageError:

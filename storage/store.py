@@ -19,6 +19,7 @@ from .catalogue import Ledger
 from .clock import Clock
 from .commit import Committer
 from .current import Current
+from .days import Days
 from .errors import StorageError, StoreUnavailable
 from .frame import BoolArray, FloatArray, IntArray, RefArray
 from .group import Group, without_absent
@@ -28,8 +29,9 @@ from .journal import JournalError, PointsRecord, TickRecord
 from .keys import POINTS_GROUP
 from .labels import Index
 from .lock import DirectoryLock
-from .model import Kind, Labels, Metadata
+from .model import Kind, Labels, Metadata, Series
 from .recovery import Recovered, read_journal, read_tables
+from .retention import Retention
 from .seal import (
     bump_generation,
 )
@@ -110,7 +112,20 @@ class Store:
             self.ledger,
             self.stats,
         )
+        self.days = Days(self.writer, self.ledger, self.sealer, clock)
+        self.retention = Retention(
+            settings,
+            clock,
+            self.index,
+            self.current,
+            self.ledger,
+            self.sealer,
+            self.writer,
+            self.stats,
+            self._forget,
+        )
         self._next_group = 1
+        self._graves: dict[int, tuple[Series, int]] = {}
         self._homes: IntArray = np.zeros(1024, np.int64)
         self._observers: list[Observer] = []
         self._not_before_ms = 0
@@ -208,8 +223,12 @@ class Store:
             self._intake.add_metadata(family, metadata)
 
     def homes(self, refs: RefArray) -> IntArray:
-        """Return the group that each series belongs to."""
-        return self._homes[refs]
+        """Return the group that each series belongs to, for series that are appended to."""
+        homes = self._homes[refs]
+        if not homes.all():
+            self._revive(refs[homes == 0])
+            homes = self._homes[refs]
+        return homes
 
     # --- Appending ----------------------------------------------------------------------------
 
@@ -291,6 +310,7 @@ class Store:
         self._announce(record.refs, record.ts_ms, record.values)
 
     def take_points(self, refs: RefArray, ts_ms: IntArray, values: FloatArray) -> None:
+        self.homes(refs)
         record = points_record(refs, ts_ms, values)
         self._points.append(Points(record.refs, record.ts_ms, record.values))
         self._intake.add_record(record)
@@ -366,6 +386,24 @@ class Store:
             grown[: len(self._homes)] = self._homes
             self._homes = grown
         self._homes[ref] = group
+
+    def _forget(self, refs: RefArray) -> None:
+        """Bury series that retention has deleted: a source may still hold their numbers."""
+        for ref in refs.tolist():
+            series = self.index.get(ref)
+            if series is not None:
+                self._graves[ref] = (series, int(self._homes[ref]))
+                self._homes[ref] = 0
+        self.index.remove(refs.tolist())
+        self.current.forget(refs)
+
+    def _revive(self, refs: RefArray) -> None:
+        """A source goes on with series that were deleted: they get their rows again."""
+        for ref in refs.tolist():
+            series, group = self._graves.pop(ref)
+            self.index.load(series)
+            self._set_home(ref, group)
+            self._intake.add_series(group, series)
 
     def _load(self, found: Recovered) -> None:
         self.metadata = found.metadata

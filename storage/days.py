@@ -1,0 +1,109 @@
+"""
+Closed days: replacing a day's many small chunks by one a series, beside its rollup rows.
+
+What the rows hold is the business of the layer above (``aggregation/compactor.py``); here is what
+must be true together, and what a crash in between leaves: chunks without a block, which nobody
+reads and the next sweep deletes, and rollup rows of a day that does not count as compacted yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Sequence
+from typing import Final
+
+from .catalogue import Block, Ledger
+from .clock import Clock
+from .codec import crc
+from .keys import WINDOWS_PER_DAY, day_of, window_of_day
+from .seal import INSERT_BLOCK, SealedBlock, bump_generation
+from .sealer import Sealer
+from .sqlite import WriterThread, transaction
+from .sweep import sweep_chunks
+
+RollupRow = tuple[int, bytes]
+
+_INSERT_ROLLUP: Final = "INSERT OR REPLACE INTO rollup (id, crc, data) VALUES (?, ?, ?)"
+_INSERT_DAY: Final = "INSERT OR REPLACE INTO day (day, compacted_ms) VALUES (?, ?)"
+_SLICE_ROWS: Final = 512
+
+
+class Days:
+    """What the daily job needs of the store. Used under :attr:`lock`, a day at a time."""
+
+    def __init__(self, writer: WriterThread, ledger: Ledger, sealer: Sealer, clock: Clock) -> None:
+        self._writer, self._ledger, self._sealer, self._clock = writer, ledger, sealer, clock
+
+    @property
+    def lock(self) -> asyncio.Lock:
+        """Held while blocks are made: two makers would give out the same part numbers."""
+        return self._sealer.lock
+
+    async def pending(self) -> list[int]:
+        """
+        Return the days, oldest first, that are over and not compacted, or have samples since.
+        Samples that are still in the head do not count: seal first.
+        """
+        today = day_of(self._clock.now_ms())
+        dirty = await self._writer.run(
+            lambda c: [day for (day,) in c.execute("SELECT DISTINCT day FROM dirty")]
+        )
+        days = {
+            day
+            for block in self._ledger.catalogue
+            if (day := day_of(block.min_ms)) not in self._ledger.compacted
+        }
+        return sorted(day for day in days | set(dirty) if day < today)
+
+    def blocks(self, day: int) -> list[Block]:
+        """Return the blocks of a day, of all groups; no block crosses midnight."""
+        return [block for block in self._ledger.catalogue if day_of(block.min_ms) == day]
+
+    async def write(self, blocks: Sequence[SealedBlock], rollups: Sequence[RollupRow]) -> None:
+        """Write chunks and rollup rows in slices; they count once :meth:`finish` is through."""
+        for block in blocks:
+            await self._sealer.write_chunks(block.chunks)
+        for low in range(0, len(rollups), _SLICE_ROWS):
+            rows = [(key, crc(data, key), data) for key, data in rollups[low : low + _SLICE_ROWS]]
+
+            def job(
+                connection: sqlite3.Connection, rows: Sequence[tuple[int, int, bytes]] = rows
+            ) -> None:
+                with transaction(connection):
+                    connection.executemany(_INSERT_ROLLUP, rows)
+
+            await self._writer.run(job)
+
+    async def finish(
+        self, day: int, replaced: Sequence[Block], blocks: Sequence[SealedBlock]
+    ) -> None:
+        """
+        Put the new blocks in the place of those that were read, all at once, and count the day as
+        compacted. Then delete the old chunks.
+        """
+        now_ms = self._clock.now_ms()
+        gone = [block.key for block in replaced]
+        # Blocks of this day that are not among those read came since: it is done again.
+        is_whole = {block.key for block in self.blocks(day)} <= set(gone)
+        compacted = self._ledger.compacted | {day}
+
+        def job(connection: sqlite3.Connection) -> None:
+            with transaction(connection):
+                connection.executemany("DELETE FROM block WHERE id = ?", [(key,) for key in gone])
+                connection.executemany(INSERT_BLOCK, [block.row for block in blocks])
+                connection.execute(_INSERT_DAY, (day, now_ms))
+                if is_whole:
+                    connection.execute("DELETE FROM dirty WHERE day = ?", (day,))
+                generation = bump_generation(connection)
+            self._ledger.change(
+                generation,
+                added=[each.block for each in blocks],
+                removed=gone,
+                compacted=compacted,
+            )
+
+        await self._writer.run(job)
+        first = window_of_day(day)
+        # A block may have been moved on by up to a day where its window was full.
+        await sweep_chunks(self._writer, first, first + 2 * WINDOWS_PER_DAY)

@@ -1,0 +1,236 @@
+"""What is deleted, and when: by age of each tier, by policy, and by total size."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from ..config.selector import Matcher, parse_selector
+from ..config.settings import RetentionSettings, StorageSettings
+from .catalogue import Block, Ledger
+from .clock import Clock
+from .current import Current
+from .frame import IntArray, RefArray
+from .keys import REF_MAX, day_of, rollup_key
+from .labels import Index
+from .seal import bump_generation
+from .sealer import Sealer
+from .sqlite import WriterThread, transaction
+from .stats import StoreStats
+from .sweep import (
+    delete_chunks,
+    delete_rollups,
+    rollup_keys,
+    sweep_chunks,
+    used_bytes,
+    vacuum,
+)
+
+log = logging.getLogger(__name__)
+
+_TIERS: Final = {"1m": 1, "5m": 2, "1h": 3, "1d": 4}
+#: The size cap never takes the two newest days: what is being looked at stays.
+_DAYS_MIN: Final = 2
+#: Free space is given back to the file system above this; a little is kept for the next hour.
+_FREE_BYTES_KEPT: Final = 4 << 20
+
+_DEAD_SERIES: Final = "SELECT id FROM series WHERE last_day < ? AND created_ms < ?"
+
+
+@dataclass(frozen=True, slots=True)
+class _Class:
+    """Series that are kept equally long."""
+
+    matchers: tuple[Matcher, ...] | None
+    keep: RetentionSettings
+
+
+class Retention:
+    """Applies retention; :meth:`run_once` is called about hourly, and after each compaction."""
+
+    def __init__(
+        self,
+        settings: StorageSettings,
+        clock: Clock,
+        index: Index,
+        current: Current,
+        ledger: Ledger,
+        sealer: Sealer,
+        writer: WriterThread,
+        stats: StoreStats,
+        forget: Callable[[RefArray], None],
+    ) -> None:
+        self._clock, self._index, self._current = clock, index, current
+        self._forget = forget
+        self._ledger, self._sealer, self._writer = ledger, sealer, writer
+        self._stats = stats
+        self._max_bytes = settings.max_bytes
+        self._classes = [
+            _Class(parse_selector(policy.match), policy.over(settings.retention))
+            for policy in settings.retention_policies
+        ]
+        self._classes.append(_Class(None, settings.retention))
+        self._thinned: set[tuple[int, int]] = set()  # block and class that are done
+        self._rollup_day = -2
+
+    def tier_keep_ms(self, tier: str) -> int:
+        """How long a tier is kept at the most, over all policies."""
+        return max(each.keep.by_tier()[tier] for each in self._classes)
+
+    async def run_once(self) -> None:
+        """Delete what has expired. Raises StorageError; what was deleted by then stays so."""
+        async with self._sealer.lock:
+            now_ms = self._clock.now_ms()
+            class_of = self._classify()
+            await self._raw_by_age(now_ms, class_of)
+            today = day_of(now_ms)
+            if today != self._rollup_day:
+                await self._rollups_by_age(now_ms, class_of)
+                await self._dead_series(now_ms)
+                self._rollup_day = today
+            await self._by_size(now_ms)
+            _, free = await used_bytes(self._writer)
+            if free > _FREE_BYTES_KEPT:
+                self._stats.retention_bytes += await vacuum(self._writer, free - _FREE_BYTES_KEPT)
+
+    def _classify(self) -> IntArray | None:
+        """Return each series' class by its number, or ``None`` if there is one class only."""
+        if len(self._classes) == 1:
+            return None
+        newest = max((series.ref for series in self._index.series()), default=0)
+        class_of = np.full(newest + 1, len(self._classes) - 1)
+        for number in reversed(range(len(self._classes) - 1)):
+            matchers = self._classes[number].matchers
+            assert matchers is not None
+            class_of[self._index.select(matchers)] = number
+        return class_of
+
+    async def _raw_by_age(self, now_ms: int, class_of: IntArray | None) -> None:
+        cutoffs = [now_ms - each.keep.raw_ms for each in self._classes]
+        blocks = list(self._ledger.catalogue)
+        await self._drop_blocks([b for b in blocks if b.max_ms < min(cutoffs)])
+        if class_of is None:
+            return
+        for block in self._ledger.catalogue:
+            for number, cutoff in enumerate(cutoffs):
+                if block.max_ms < cutoff and (block.key, number) not in self._thinned:
+                    refs = np.flatnonzero(class_of == number)
+                    keys = [block.key & ~REF_MAX | ref for ref in refs.tolist()]
+                    self._stats.retention_rows["chunk"] += await delete_chunks(self._writer, keys)
+                    self._thinned.add((block.key, number))
+        alive = {block.key for block in self._ledger.catalogue}
+        self._thinned = {done for done in self._thinned if done[0] in alive}
+
+    async def _drop_blocks(self, blocks: Iterable[Block]) -> None:
+        gone = [block.key for block in blocks]
+        if not gone:
+            return
+
+        def job(connection: sqlite3.Connection) -> None:
+            with transaction(connection):
+                connection.executemany("DELETE FROM block WHERE id = ?", [(key,) for key in gone])
+                generation = bump_generation(connection)
+            self._ledger.change(generation, removed=gone)
+
+        await self._writer.run(job)
+        self._stats.retention_rows["block"] += len(gone)
+        windows = [key >> 39 for key in gone]
+        self._stats.retention_rows["chunk"] += await sweep_chunks(
+            self._writer, min(windows), max(windows)
+        )
+
+    async def _rollups_by_age(self, now_ms: int, class_of: IntArray | None) -> None:
+        for name, tier in _TIERS.items():
+            days = np.array([day_of(now_ms - c.keep.by_tier()[name]) for c in self._classes])
+            low, end = rollup_key(tier, -1, 0), rollup_key(tier, int(days.max()), 0)
+            while keys := await rollup_keys(self._writer, low, end):
+                expired = keys
+                if class_of is not None:
+                    array = np.array(keys)
+                    refs, key_days = array & REF_MAX, (array >> 32 & 0xFFFFFFF) - 1
+                    known = np.where(refs < len(class_of), refs, 0)
+                    expired = array[key_days < days[class_of[known]]].tolist()
+                self._stats.retention_rows["rollup"] += await delete_rollups(self._writer, expired)
+                low = keys[-1] + 1
+        forgotten = day_of(now_ms - max(self._keeps()))
+        kept = frozenset(day for day in self._ledger.compacted if day >= forgotten)
+        if kept != self._ledger.compacted:
+            await self._writer.run(
+                lambda c: c.execute("DELETE FROM day WHERE day < ?", (forgotten,))
+            )
+            self._ledger.compacted = kept
+
+    async def _dead_series(self, now_ms: int) -> None:
+        """Forget series without a sample in any tier. Their numbers are not given out again."""
+        cutoff_ms = now_ms - max(self._keeps())
+        found = await self._writer.run(
+            lambda c: c.execute(_DEAD_SERIES, (day_of(cutoff_ms), cutoff_ms)).fetchall()
+        )
+        refs = np.array([ref for (ref,) in found], np.uint32)
+        if not len(refs):
+            return
+        newest_ms, _ = self._current.get(refs)
+        dead = refs[newest_ms < cutoff_ms]
+        next_ref = self._index.next_ref
+
+        def job(connection: sqlite3.Connection) -> None:
+            with transaction(connection):
+                connection.execute(
+                    "INSERT OR REPLACE INTO meta VALUES ('next_ref', ?)", (next_ref,)
+                )
+                connection.executemany(
+                    "DELETE FROM series WHERE id = ?", [(ref,) for ref in dead.tolist()]
+                )
+
+        if len(dead):
+            await self._writer.run(job)
+            self._forget(dead)
+            self._stats.retention_rows["series"] += len(dead)
+
+    async def _by_size(self, now_ms: int) -> None:
+        """Over the cap: the oldest raw day goes, down to two; then the oldest of 1m, 5m, 1h."""
+        today = day_of(now_ms)
+        while True:
+            used, _ = await used_bytes(self._writer)
+            if used <= self._max_bytes:
+                return
+            days = sorted({day_of(block.min_ms) for block in self._ledger.catalogue})
+            if days and days[0] <= today - _DAYS_MIN:
+                log.warning("%d bytes are over storage.max_bytes: a raw day goes", used)
+                await self._drop_blocks(
+                    [b for b in self._ledger.catalogue if day_of(b.min_ms) == days[0]]
+                )
+                continue
+            for tier in (1, 2, 3):
+                if await self._oldest_rollup_day(tier, today):
+                    log.warning("%d bytes are over storage.max_bytes: a rollup day goes", used)
+                    break
+            else:
+                log.error(
+                    "%d bytes are over storage.max_bytes (%d) and nothing may go but the two "
+                    "newest days; raise it, or collect less",
+                    used,
+                    self._max_bytes,
+                )
+                return
+
+    async def _oldest_rollup_day(self, tier: int, today: int) -> bool:
+        end = rollup_key(tier, today - _DAYS_MIN, 0)
+        keys = await rollup_keys(self._writer, rollup_key(tier, -1, 0), end)
+        if not keys:
+            return False
+        end = min(end, (keys[0] >> 32) + 1 << 32)
+        low = keys[0]
+        while keys := await rollup_keys(self._writer, low, end):
+            self._stats.retention_rows["rollup"] += await delete_rollups(self._writer, keys)
+            low = keys[-1] + 1
+        return True
+
+    def _keeps(self) -> Iterator[int]:
+        for each in self._classes:
+            yield from each.keep.by_tier().values()
