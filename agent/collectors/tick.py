@@ -187,10 +187,10 @@ class TickWriter:
         if base not in self._described:
             self._described.add(base)
             self._sink.describe(base, Metadata(family.type, family.help, family.unit))
-        name = self._prefix + family.name
+        pairs = {name: _as_text(value) for name, value in {**self._labels, **labels}.items()}
         try:
             return self._sink_group().ref(
-                Labels.of({**self._labels, **labels}, name=name), family.kind
+                Labels.of(pairs, name=self._prefix + family.name), family.kind
             )
         except SeriesRefused:  # the sink has counted it
             return 0
@@ -199,3 +199,8 @@ class TickWriter:
         if self._group is None:
             self._group = self._sink.group(self._group_name)
         return self._group
+
+
+def _as_text(value: str) -> str:
+    """Replace what is no UTF-8 (a mount point may hold any bytes; Python reads surrogates)."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
