@@ -27,17 +27,21 @@ class Family:
 
     Attributes:
         name: The metric name without namespace; a counter's ends in ``_total``.
-        type: Gauge or counter.
+        type: Gauge, counter or histogram.
         help: One sentence for people, with the label values that are not obvious.
+        suffix: ``_bucket``, ``_sum`` or ``_count`` for the series of a histogram.
     """
 
     name: str
     type: MetricType
     help: str
+    suffix: str = ""
 
     @property
     def kind(self) -> Kind:
-        return Kind.COUNTER if self.type is MetricType.COUNTER else Kind.GAUGE
+        if self.suffix == "_bucket":
+            return Kind.BUCKET
+        return Kind.GAUGE if self.type is MetricType.GAUGE else Kind.COUNTER
 
     @property
     def base(self) -> str:
@@ -190,7 +194,7 @@ class TickWriter:
         pairs = {name: _as_text(value) for name, value in {**self._labels, **labels}.items()}
         try:
             return self._sink_group().ref(
-                Labels.of(pairs, name=self._prefix + family.name), family.kind
+                Labels.of(pairs, name=self._prefix + family.name + family.suffix), family.kind
             )
         except SeriesRefused:  # the sink has counted it
             return 0
