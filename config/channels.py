@@ -19,6 +19,7 @@ from .kinds import (
     Section,
     SelectorText,
     Text,
+    Url,
     required,
     setting,
 )
@@ -27,7 +28,6 @@ from .secret import Secret
 from .units import MINUTE, SECOND
 
 _MAILBOX = Text(r"[^\s@<>]+@[^\s@<>]+|[^\r\n<>]*<[^\s@<>]+@[^\s@<>]+>", "a mail address")
-_URL = Text(r"https?://[^\s/?#]+[^\s]*", "a URL that starts with http:// or https://")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ class TelegramChannel(Channel):
             Text(r"-?[0-9]+|@[A-Za-z0-9_]+", "a chat id such as -1001234 or @name"), "The chat."
         )
     )
-    api_url: str = setting("https://api.telegram.org", _URL, "Base of the Bot API.")
+    api_url: str = setting("https://api.telegram.org", Url(), "Base of the Bot API.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,7 @@ class WebhookChannel(Channel):
 class AlertmanagerChannel(Channel):
     """A Prometheus Alertmanager, by its API v2."""
 
-    url: str = field(metadata=required(_URL, "Base URL of the Alertmanager."))
+    url: str = field(metadata=required(Url(), "Base URL of the Alertmanager."))
     http_config: HttpClient = setting(HttpClient(), Section(HttpClient), "How to send requests.")
 
 

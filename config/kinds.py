@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from .secret import MASK, Secret
@@ -25,21 +26,12 @@ _FALSE: Final = frozenset({"false", "no", "off"})
 
 class Kind:
     """
-    One kind of value. Kinds are heterogeneous by nature, hence the ``Any`` in their signatures.
+    One kind of value. ``word`` is what the documentation calls it.
 
-    Attributes:
-        word: What the documentation calls it.
+    Kinds are heterogeneous by nature, hence the ``Any`` in their signatures.
     """
 
     word = "value"
-
-    def schema(self) -> dict[str, Any]:
-        """The JSON Schema of what may be written in YAML."""
-        raise NotImplementedError
-
-    def plain(self, value: Any) -> Any:
-        """Turn a parsed value back into what YAML writes: str, int, float, bool, list or dict."""
-        return value
 
 
 class Scalar(Kind):
@@ -47,6 +39,14 @@ class Scalar(Kind):
 
     def parse(self, text: str) -> Any:
         """Read ``text``; a ``ValueError`` carries the whole message for the user."""
+        raise NotImplementedError
+
+    def plain(self, value: Any) -> Any:
+        """Turn a parsed value back into what YAML writes: str, int or bool."""
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of what may be written in YAML."""
         raise NotImplementedError
 
 
@@ -135,7 +135,8 @@ class Size(Scalar):
         return _bounded(parse_size(text), self.minimum_bytes, self.maximum_bytes, format_size)
 
     def plain(self, value: Any) -> Any:
-        return format_size(value)
+        text = format_size(value)
+        return value if text.isdigit() else text
 
     def schema(self) -> dict[str, Any]:
         text = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?([KMGTPE](iB|B)?|B)?$"}
@@ -174,25 +175,70 @@ class SecretText(Scalar):
         return {"type": ["string", "number"]}
 
 
+class Url(Scalar):
+    """An HTTP URL without user and password: those belong into a setting that is never shown."""
+
+    word = "URL"
+
+    def __init__(self, *, optional: bool = False) -> None:
+        self.optional = optional
+
+    def parse(self, text: str) -> str:
+        if not text and self.optional:
+            return text
+        if not re.fullmatch(r"https?://[^\s/?#]+[^\s]*", text):
+            raise ValueError(
+                f'"{text.rpartition("@")[2]}" is not a URL; write http://host:port/path'
+            )
+        if "@" in re.split("[/?#]", text.partition("://")[2], maxsplit=1)[0]:
+            raise ValueError("a URL must not hold a password; write it into basic_auth")
+        return text
+
+    def schema(self) -> dict[str, Any]:
+        pattern = r"^https?://[^\s/?#@]+([/?#]\S*)?$"
+        return {"type": "string", "pattern": f"^$|{pattern}" if self.optional else pattern}
+
+
 class FilePath(Scalar):
     """
     The path of a file.
 
-    A relative one is taken from the folder of the file it is written in, as Prometheus does; the
-    loader joins them. ``secret`` files are checked for readers they should not have.
+    A relative one is taken from the folder of the file it is written in, as Prometheus does, or
+    ``from_cwd``. Inside it is a ``Path``, or with ``glob`` a ``str`` for :mod:`glob`.
+
+    Attributes:
+        secret: A check looks whether others can read the file.
+        expected: Without the file, a check finds an error and not only something to mention.
     """
 
     word = "path"
 
-    def __init__(self, *, secret: bool = False, glob: bool = False) -> None:
-        self.secret, self.glob = secret, glob
+    def __init__(
+        self,
+        *,
+        secret: bool = False,
+        glob: bool = False,
+        from_cwd: bool = False,
+        expected: bool = True,
+    ) -> None:
+        self.secret, self.glob, self.from_cwd = secret, glob, from_cwd
+        self.expected = expected
 
-    def parse(self, text: str) -> str:
+    def parse(self, text: str) -> Path | str:
         if not text:
             raise ValueError("a path must not be empty")
         if "\0" in text:
             raise ValueError("a path has no NUL character")
-        return text
+        return text if self.glob else Path(text)
+
+    def joined(self, directory: Path, value: Path | str) -> Path | str:
+        """Take ``value`` from ``directory`` if it is relative."""
+        if self.from_cwd:
+            return value
+        return str(directory / value) if self.glob else directory / value
+
+    def plain(self, value: Any) -> Any:
+        return str(value)
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string", "minLength": 1}
@@ -204,7 +250,7 @@ class Regex(Scalar):
     word = "regular expression"
 
     def parse(self, text: str) -> str:
-        from .selector import compile_regex
+        from .regex import compile_regex
 
         compile_regex(text)
         return text
@@ -236,17 +282,11 @@ class SelectorText(Scalar):
 
 
 class ListOf(Kind):
-    """A YAML sequence; a tuple inside."""
+    """A YAML sequence; a tuple inside. In no two items may the field ``unique`` be the same."""
 
-    def __init__(self, item: Kind) -> None:
-        self.item = item
+    def __init__(self, item: Kind, *, unique: str = "") -> None:
+        self.item, self.unique = item, unique
         self.word = f"list of {item.word}"
-
-    def plain(self, value: Any) -> Any:
-        return [self.item.plain(item) for item in value]
-
-    def schema(self) -> dict[str, Any]:
-        return {"type": "array", "items": self.item.schema()}
 
 
 class MapOf(Kind):
@@ -256,12 +296,6 @@ class MapOf(Kind):
         self.item, self.keys = item, keys or Text(empty=False)
         self.word = f"map to {item.word}"
 
-    def plain(self, value: Any) -> Any:
-        return {key: self.item.plain(item) for key, item in value.items()}
-
-    def schema(self) -> dict[str, Any]:
-        return {"type": "object", "additionalProperties": self.item.schema()}
-
 
 class Section(Kind):
     """A mapping with known keys: one of the dataclasses of :mod:`.settings`."""
@@ -270,12 +304,6 @@ class Section(Kind):
 
     def __init__(self, model: type[Any]) -> None:
         self.model = model
-
-    def plain(self, value: Any) -> Any:
-        raise NotImplementedError("show.py walks sections")
-
-    def schema(self) -> dict[str, Any]:
-        raise NotImplementedError("schema.py walks sections")
 
 
 class Tagged(Kind):

@@ -26,6 +26,7 @@ from .kinds import (
     Section,
     Size,
     Text,
+    Url,
     required,
     setting,
 )
@@ -33,7 +34,6 @@ from .secret import Secret
 from .units import MILLISECOND, MINUTE, SECOND
 
 _LABEL_NAME = Text(empty=False)
-_URL = Text(r"https?://[^\s/?#]+[^\s]*", "a URL that starts with http:// or https://")
 _PROXY_HINT = "proxies are not used; reach the target directly"
 _HTTP_UNSUPPORTED: Mapping[str, str] = {
     "oauth2": "use authorization with a token",
@@ -391,7 +391,7 @@ class RemoteWrite(HttpClient):
         "round_robin_dns": "",
     }
 
-    url: str = field(metadata=required(_URL, "Where to send to."))
+    url: str = field(metadata=required(Url(), "Where to send to."))
     name: str = setting("", Text(), "Name in metrics and messages; empty: made from the URL.")
     remote_timeout_ms: int = setting(
         30 * SECOND, Duration(MILLISECOND), "How long a request may take."

@@ -30,6 +30,7 @@ from .kinds import (
     Size,
     Tagged,
     Text,
+    Url,
     required,
     setting,
 )
@@ -113,7 +114,9 @@ class ProcessWatch:
     )
     pid: int | None = setting(None, Integer(1, 2**31 - 1), "Its number.")
     pid_file: Path | None = setting(
-        None, FilePath(), "File that holds its number; read again when the process is gone."
+        None,
+        FilePath(expected=False),
+        "File that holds its number; read again when the process is gone.",
     )
     process_name: str | None = setting(
         None, Text(empty=False), "Its name, as `ps -o comm` shows it; several are added up."
@@ -159,7 +162,9 @@ class MetricsSettings:
         SystemSettings(), Section(SystemSettings), "What is read from the operating system."
     )
     process: tuple[ProcessWatch, ...] = setting(
-        (), ListOf(Section(ProcessWatch)), "Processes to watch, such as the backend's."
+        (),
+        ListOf(Section(ProcessWatch), unique="name"),
+        "Processes to watch, such as the backend's.",
     )
     custom: CustomSettings = setting(
         CustomSettings(), Section(CustomSettings), "Metrics that the backend records itself."
@@ -252,7 +257,7 @@ class StorageSettings:
 
     path: Path = setting(
         Path("data"),
-        FilePath(),
+        FilePath(from_cwd=True, expected=False),
         "Data directory; a relative one is taken from the working directory.",
     )
     engine: str = setting(
@@ -321,7 +326,7 @@ class AlertingSettings:
     }
 
     notification_channels: tuple[AnyChannel, ...] = setting(
-        (), ListOf(Tagged("type", CHANNEL_TYPES)), "Receivers of alerts."
+        (), ListOf(Tagged("type", CHANNEL_TYPES), unique="name"), "Receivers of alerts."
     )
 
 
@@ -364,7 +369,7 @@ class HttpSettings:
 
     external_url: str = setting(
         "",
-        Text(r"(https?://[^\s/?#]+[^\s?#]*)?", "a URL that starts with http:// or https://"),
+        Url(optional=True),
         "URL at which people reach this agent, for links in messages; empty: from `listen`.",
     )
     allowed_hosts: tuple[str, ...] = setting(
@@ -471,7 +476,9 @@ class Config:
         StorageSettings(), Section(StorageSettings), "Where and how long samples are kept."
     )
     scrape_configs: tuple[ScrapeConfig, ...] = setting(
-        (), ListOf(Section(ScrapeConfig)), "Targets to scrape, in Prometheus' own shape."
+        (),
+        ListOf(Section(ScrapeConfig), unique="job_name"),
+        "Targets to scrape, in Prometheus' own shape.",
     )
     rule_files: tuple[str, ...] = setting(
         (), ListOf(FilePath(glob=True)), "Rule files in Prometheus' own format; globs are allowed."
@@ -480,7 +487,7 @@ class Config:
         AlertingSettings(), Section(AlertingSettings), "Where alerts are sent."
     )
     remote_write: tuple[RemoteWrite, ...] = setting(
-        (), ListOf(Section(RemoteWrite)), "Receivers of a copy of every sample."
+        (), ListOf(Section(RemoteWrite), unique="name"), "Receivers of a copy of every sample."
     )
     stream: StreamSettings = setting(StreamSettings(), Section(StreamSettings), "The live stream.")
     http: HttpSettings = setting(HttpSettings(), Section(HttpSettings), "The HTTP server.")

@@ -117,9 +117,9 @@ def parse_size(text: str) -> int:
         raise ValueError(f'"{text}" is not a size; {_suggest_size(text)}')
     whole, fraction, unit = match[1], match[2] or "", match[3]
     scale = _SIZES[unit]
-    size, rest = divmod(int(whole + fraction) * scale, 10 ** len(fraction))
-    if rest and scale == 1:
+    if fraction and scale == 1:
         raise ValueError(f'"{text}" is not a whole number of bytes')
+    size: int = int(whole + fraction) * scale // 10 ** len(fraction)
     if size > SIZE_MAX_BYTES:
         raise ValueError(f'"{text}" is too large; the most is 8EiB less one byte')
     return size
