@@ -60,10 +60,8 @@ class Days:
         """Return the blocks of a day, of all groups; no block crosses midnight."""
         return [block for block in self._ledger.catalogue if day_of(block.min_ms) == day]
 
-    async def write(self, blocks: Sequence[SealedBlock], rollups: Sequence[RollupRow]) -> None:
-        """Write chunks and rollup rows in slices; they count once :meth:`finish` is through."""
-        for block in blocks:
-            await self._sealer.write_chunks(block.chunks)
+    async def write_rollups(self, rollups: Sequence[RollupRow]) -> None:
+        """Write rollup rows in slices; those of a new day count once it is finished."""
         for low in range(0, len(rollups), _SLICE_ROWS):
             rows = [(key, crc(data, key), data) for key, data in rollups[low : low + _SLICE_ROWS]]
 

@@ -43,9 +43,11 @@ class Frame:
         values: ``[len(series), n]`` float64, C order, read-only by convention. May hold stale
             markers and, where ``has_absent``, cells without a sample (told by their bits).
         has_absent: False promises that no cell is absent.
+        group: The group whose ticks these are; 0 for a series with times of its own.
     """
 
     series: Sequence[Series]
     ts_ms: IntArray
     values: FloatArray
     has_absent: bool
+    group: int = 0

@@ -12,11 +12,11 @@ import numpy as np
 
 from ..config.selector import Matcher, parse_selector
 from ..config.settings import RetentionSettings, StorageSettings
-from .catalogue import Block, Ledger
+from .catalogue import Block, Catalogue, Ledger
 from .clock import Clock
 from .current import Current
 from .frame import IntArray, RefArray
-from .keys import REF_MAX, day_of, rollup_key
+from .keys import REF_MAX, day_bounds, day_of, rollup_key
 from .labels import Index
 from .seal import bump_generation
 from .sealer import Sealer
@@ -77,6 +77,38 @@ class Retention:
         self._classes.append(_Class(None, settings.retention))
         self._thinned: set[tuple[int, int]] = set()  # block and class that are done
         self._rollup_day = -2
+        self._known_version = -1
+        self._class_of: IntArray | None = None
+        self._floor: tuple[Catalogue, int] | None = None
+
+    def oldest_ms(self, refs: RefArray | None, now_ms: int) -> int | IntArray:
+        """
+        Return the oldest time at which a sample may still come, for all or for each of some series.
+
+        A late sample has its day's rollups made anew, and that takes the day's raw samples: where
+        those are gone, by age or for want of space, it would replace them by itself alone.
+        """
+        floor_ms = max(0, self._raw_floor_ms())
+        if refs is None or len(self._classes) == 1:
+            return max(floor_ms, now_ms - self.tier_keep_ms("raw"))
+        if self._known_version != self._index.version:
+            self._known_version, self._class_of = self._index.version, self._classify()
+        assert self._class_of is not None
+        cutoffs = np.array([now_ms - each.keep.raw_ms for each in self._classes])
+        oldest: IntArray = np.maximum(cutoffs[self._class_of[refs]], floor_ms)
+        return oldest
+
+    def _raw_floor_ms(self) -> int:
+        """Return the first millisecond of the oldest day whose raw samples are all there."""
+        catalogue, compacted = self._ledger.catalogue, self._ledger.compacted
+        if self._floor is None or self._floor[0] is not catalogue:
+            day = min(
+                (day_of(block.min_ms) for block in catalogue),
+                default=max(compacted, default=-2) + 1,
+            )
+            has_older = any(each < day for each in compacted)
+            self._floor = (catalogue, day_bounds(day)[0] if has_older else 0)
+        return self._floor[1]
 
     def tier_keep_ms(self, tier: str) -> int:
         """How long a tier is kept at the most, over all policies."""

@@ -78,8 +78,24 @@ def seal_matrix(
     pco: bool = True,
 ) -> SealedBlock:
     """Encode series that share their times (``matrix`` is ``[series, ticks]``) as one block."""
+    block = open_block(group, ts_ms, parts, window, pco=pco)
+    block.chunks.extend(chunk_rows(block.block.key, refs, matrix, pco=pco))
+    return block
+
+
+def open_block(
+    group: int, ts_ms: IntArray, parts: PartNumbers, window: int | None = None, *, pco: bool = True
+) -> SealedBlock:
+    """Return a block of these ticks without chunks yet; its key has the first tick's window."""
     key = _block_key(group, window_of(int(ts_ms[0])) if window is None else window, parts)
-    chunks: list[ChunkRow] = []
+    block = Block(key, int(ts_ms[0]), int(ts_ms[-1]), len(ts_ms))
+    return SealedBlock(block, _block_row(block, encode_ints(ts_ms, pco=pco and HAS_PCODEC)), [])
+
+
+def chunk_rows(
+    block_key: int, refs: RefArray, matrix: FloatArray, *, pco: bool = True
+) -> Iterator[ChunkRow]:
+    """Encode series (``[series, ticks]``) for a block; those without a sample have no chunk."""
     for low in range(0, len(refs), _PIECE):
         piece = np.ascontiguousarray(matrix[low : low + _PIECE])
         absent = is_absent(piece)
@@ -87,14 +103,8 @@ def seal_matrix(
         every: list[bool] = np.all(absent, axis=1).tolist()
         for row, ref in enumerate(refs[low : low + _PIECE].tolist()):
             if not every[row]:
-                chunks.append(
-                    _chunk_row(
-                        key, ref, encode_chunk(piece[row], some[row], pco=pco and HAS_PCODEC)
-                    )
-                )
-    data = encode_ints(ts_ms, pco=pco and HAS_PCODEC)
-    block = Block(key, int(ts_ms[0]), int(ts_ms[-1]), len(ts_ms))
-    return SealedBlock(block, _block_row(block, data), chunks)
+                data = encode_chunk(piece[row], some[row], pco=pco and HAS_PCODEC)
+                yield _chunk_row(block_key, ref, data)
 
 
 def seal_points(
@@ -107,16 +117,35 @@ def seal_points(
         at = np.flatnonzero(days == day)
         refs, ts, values = points.refs[at], points.ts_ms[at], points.values[at]
         first_ms, last_ms = int(ts.min()), int(ts.max())
-        key = _block_key(POINTS_GROUP, window_of(first_ms) if window is None else window, parts)
         members, starts = np.unique(refs, return_index=True)
         ends = [*starts.tolist()[1:], len(refs)]
+        key = points_key(window_of(first_ms) if window is None else window, parts)
         chunks = [
-            _chunk_row(key, ref, encode_points(ts[low:high], values[low:high], pco=pco))
+            points_chunk(key, ref, ts[low:high], values[low:high], pco=pco)
             for ref, low, high in zip(members.tolist(), starts.tolist(), ends, strict=True)
         ]
-        block = Block(key, first_ms, last_ms, len(members))
-        sealed.append(SealedBlock(block, _block_row(block, encode_refs(members)), chunks))
+        sealed.append(points_block(key, first_ms, last_ms, members, chunks))
     return sealed
+
+
+def points_key(window: int, parts: PartNumbers) -> int:
+    """Return the key of a new block of points."""
+    return _block_key(POINTS_GROUP, window, parts)
+
+
+def points_chunk(
+    block_key: int, ref: int, ts_ms: IntArray, values: FloatArray, *, pco: bool = True
+) -> ChunkRow:
+    """Encode one series with its own times for a block of points."""
+    return _chunk_row(block_key, ref, encode_points(ts_ms, values, pco=pco))
+
+
+def points_block(
+    key: int, min_ms: int, max_ms: int, members: RefArray, chunks: list[ChunkRow]
+) -> SealedBlock:
+    """Return the block of some points' chunks; ``members`` rise."""
+    block = Block(key, min_ms, max_ms, len(members))
+    return SealedBlock(block, _block_row(block, encode_refs(members)), chunks)
 
 
 def encode_points(ts_ms: IntArray, values: FloatArray, *, pco: bool = True) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -118,6 +118,16 @@ class Querier:
             for key, data in self._rows(_ROLLUPS, keys, "rollup"):
                 yield day, key & REF_MAX, data
 
+    def members(self, block: Block) -> RefArray:
+        """Return the series, rising, that a block of points has chunks of."""
+        data = self._block_data(block)
+        return np.empty(0, np.uint32) if data is None else decode_refs(data, block.n)
+
+    def of_groups(self, groups: Collection[int]) -> RefArray:
+        """Return the series, rising, whose home is one of some groups."""
+        homes = np.isin(self._groups_of, list(groups)) & (self._groups_of > 0)
+        return np.flatnonzero(homes).astype(np.uint32)
+
     def dirty(self, day: int) -> set[int]:
         """Return the series of a compacted day that have got samples since."""
         rows = self._connection.execute("SELECT series FROM dirty WHERE day = ?", (day,))
@@ -180,7 +190,7 @@ class Querier:
             has_absent = has_absent and bool(absent[keep].any())
         series = self.resolve(refs)
         if len(series) == len(refs):  # else: dropped by retention meanwhile
-            yield Frame(series, ts, cells, has_absent)
+            yield Frame(series, ts, cells, has_absent, group)
 
     def _ragged(
         self,

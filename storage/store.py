@@ -29,6 +29,7 @@ from .journal import JournalError, PointsRecord, TickRecord
 from .keys import POINTS_GROUP
 from .labels import Index
 from .lock import DirectoryLock
+from .metadata import Families
 from .model import Kind, Labels, Metadata, Series
 from .recovery import Recovered, read_journal, read_tables
 from .retention import Retention
@@ -83,8 +84,7 @@ class Store:
         self.stats = StoreStats()
         self.index = Index(settings.limits)
         self.current = Current()
-        self.metadata: dict[str, Metadata] = {}
-        self.metadata_version = 0
+        self.families = Families()
         self.ledger = Ledger()
         self.ballast = Ballast(self.directory, settings.ballast_bytes)
         self.writer = WriterThread(
@@ -217,9 +217,7 @@ class Store:
 
     def describe(self, family: str, metadata: Metadata) -> None:
         """Remember type, help and unit of a metric family."""
-        if self.metadata.get(family) != metadata:
-            self.metadata[family] = metadata
-            self.metadata_version += 1
+        if self.families.set(family, metadata):
             self._intake.add_metadata(family, metadata)
 
     def homes(self, refs: RefArray) -> IntArray:
@@ -247,7 +245,7 @@ class Store:
         if now_ms < self._not_before_ms:
             self.stats.dropped["clock"] += len(refs)
             return Refusal(("our clock is behind the stored samples",) * len(refs))
-        late = ts_ms < self._oldest_ms(now_ms)
+        late: BoolArray = ts_ms < self.retention.oldest_ms(refs, now_ms)
         early = ts_ms > now_ms + self.settings.limits.future_ms
         refusal = None
         bad: BoolArray = late | early
@@ -299,7 +297,7 @@ class Store:
             reason = "clock"
         elif ts_ms > now_ms + self.settings.limits.future_ms:
             reason = "future"
-        elif ts_ms < self._oldest_ms(now_ms):
+        elif ts_ms < self.retention.oldest_ms(None, now_ms):
             reason = "too_old"
         if reason:
             self.stats.dropped[reason] += samples
@@ -361,13 +359,6 @@ class Store:
             raise
         self.stats.samples_appended += samples
 
-    def _oldest_ms(self, now_ms: int) -> int:
-        # Late points need the day's raw samples for its rollups to be made anew.
-        retention = self.settings.retention.raw_ms
-        for policy in self.settings.retention_policies:
-            retention = max(retention, policy.over(self.settings.retention).raw_ms)
-        return max(0, now_ms - retention)
-
     def _announce(self, refs: RefArray, ts_ms: int | IntArray, values: FloatArray) -> None:
         self.current.update(refs, ts_ms, values)
         for observer in self._observers:
@@ -406,7 +397,7 @@ class Store:
             self._intake.add_series(group, series)
 
     def _load(self, found: Recovered) -> None:
-        self.metadata = found.metadata
+        self.families.load(found.metadata)
         self.ledger.compacted = frozenset(found.compacted)
         self.ledger.catalogue = found.catalogue
         for number, name in found.groups.items():
