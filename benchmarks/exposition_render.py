@@ -14,6 +14,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -34,7 +35,8 @@ class Store:
     def __init__(self, lines: int) -> None:
         self.version = 1
         self.all: list[Series] = []
-        self.families: dict[str, Metadata] = {}
+        self.metadata: dict[str, Metadata] = {}
+        self.metadata_version = 1
         self.current = Current()
         self.random = np.random.default_rng(1)
         for n in range(lines // 2):
@@ -48,9 +50,9 @@ class Store:
             self.add(f"{name}_sum", Kind.COUNTER, handler=f"h{n}")
             self.add(f"{name}_count", Kind.COUNTER, handler=f"h{n}")
         for n in range(50):
-            self.families[f"app{n}_requests_total"] = Metadata(MetricType.COUNTER, "Requests.")
-            self.families[f"app{n}_temperature_celsius"] = Metadata(MetricType.GAUGE, "Degrees.")
-            self.families[f"app{n}_latency_seconds"] = Metadata(MetricType.HISTOGRAM, "Seconds.")
+            self.metadata[f"app{n}_requests_total"] = Metadata(MetricType.COUNTER, "Requests.")
+            self.metadata[f"app{n}_temperature_celsius"] = Metadata(MetricType.GAUGE, "Degrees.")
+            self.metadata[f"app{n}_latency_seconds"] = Metadata(MetricType.HISTOGRAM, "Seconds.")
 
     def add(self, name: str, kind: Kind, **labels: str) -> None:
         labels |= {"instance": "127.0.0.1:9100", "job": "bench"}
@@ -58,9 +60,6 @@ class Store:
 
     def series(self) -> Iterable[Series]:
         return self.all
-
-    def metadata(self, family: str) -> Metadata | None:
-        return self.families.get(family)
 
     def tick(self, ts_ms: int, share: float) -> None:
         refs = np.arange(1, len(self.all) + 1, dtype=np.uint32)
@@ -122,7 +121,7 @@ def measure_ours(lines: int, style: Style) -> dict[str, float]:
 
     for name, share in (("steady", 1.0), ("calm", 0.1), ("idle", 0.0)):
         render()
-        figures[name] = cpu_ms(render, lambda share=share: store.tick(now_ms, share), ROUNDS)
+        figures[name] = cpu_ms(render, partial(store.tick, now_ms, share), ROUNDS)
 
     def churn() -> None:
         for n in range(5):
@@ -144,7 +143,7 @@ def main() -> None:
             ("text", TEXT, generate_latest),
             ("openmetrics", OPENMETRICS, openmetrics.generate_latest),
         ):
-            peer = cpu_ms(lambda client=client: client(registry), lambda: None, 5)
+            peer = cpu_ms(partial(client, registry), lambda: None, 5)
             print(f"{lines:>7} {label:<12} {'prometheus_client':<18} {peer:>8.2f}")
             for name, figure in measure_ours(lines, style).items():
                 print(f"{lines:>7} {label:<12} {'ours, ' + name:<18} {figure:>8.2f}")

@@ -108,6 +108,7 @@ def build_block(series: Sequence[Series], find: FindMetadata, style: Style) -> B
     }
     for name in names:
         _claim(name, find, bases, style)
+    _join_creation_times(names, find, style)
     families = _settle(names, style)
     block = Block([], [])
     seen: set[bytes] = set()
@@ -180,6 +181,25 @@ def _claim_suffix(name: _Name) -> None:
         name.family = name.shown[: -len(suffix)]
     elif suffix:
         name.stand_alone()
+
+
+def _join_creation_times(names: Sequence[_Name], find: FindMetadata, style: Style) -> None:
+    """
+    Give each ``x_created`` to the family ``x`` of OpenMetrics, also if only ``x_total`` is known.
+
+    Left alone it would clash with that family, which owns the name.
+    """
+    families = {name.family: name for name in names if name.family != name.shown}
+    for name in names:
+        if not name.shown.endswith("_created") or find(name.stored) is not None:
+            continue
+        parent = families.get(name.shown[: -len("_created")])
+        if (
+            style.openmetrics
+            and parent is not None
+            and "_created" in _OPENMETRICS_SUFFIXES.get(parent.type, ())
+        ):
+            name.family, name.type, name.metadata = parent.family, parent.type, parent.metadata
 
 
 def _settle(names: Sequence[_Name], style: Style) -> dict[str, list[_Name]]:

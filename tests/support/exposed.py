@@ -11,23 +11,21 @@ from tachograph.storage.model import Kind, Labels, Metadata, MetricType, Series
 
 
 class ExposedStore:
-    """Source of series and of metadata at once, under one version number."""
+    """Source of series and of metadata at once."""
 
     def __init__(self) -> None:
         self.version = 1
         self.current = Current()
         self.known: dict[Labels, Series] = {}
-        self.families: dict[str, Metadata] = {}
+        self.metadata: dict[str, Metadata] = {}
+        self.metadata_version = 1
 
     def series(self) -> list[Series]:
         return list(self.known.values())
 
-    def metadata(self, family: str) -> Metadata | None:
-        return self.families.get(family)
-
     def describe(self, family: str, type_: MetricType, help_: str = "", unit: str = "") -> None:
-        self.families[family] = Metadata(type_, help_, unit)
-        self.version += 1
+        self.metadata[family] = Metadata(type_, help_, unit)
+        self.metadata_version += 1
 
     def put(
         self,
