@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .frame import ABSENT, BoolArray, FloatArray, IntArray, RefArray, is_absent
+from .keys import DAY_MS
 
 _TICKS_MIN: Final = 16
 #: How far back a tick may be filled in by a further piece of it (a sender's shards arrive apart).
@@ -247,6 +248,22 @@ class PointsHead:
         points = Points.join(p for p in parts if len(p.refs)).sorted()
         keep = (points.ts_ms >= min_ms) & (points.ts_ms <= max_ms)
         return points if keep.all() else points.where(keep)
+
+    def days(self) -> set[int]:
+        """Return the UTC days that the points fall in."""
+        with self._lock:
+            parts = [self._sealing, self._bulk, *self._tail]
+        return {day for p in parts for day in np.unique((p.ts_ms - 1) // DAY_MS).tolist()}
+
+    def refs_between(self, min_ms: int, max_ms: int) -> set[int]:
+        """Return the series that have a point with ``min_ms <= t <= max_ms``."""
+        with self._lock:
+            parts = [self._sealing, self._bulk, *self._tail]
+        found: set[int] = set()
+        for points in parts:
+            within = (points.ts_ms >= min_ms) & (points.ts_ms <= max_ms)
+            found |= set(np.unique(points.refs[within]).tolist())
+        return found
 
     def freeze(self) -> Points:
         """Return all points, sorted, to be sealed; :meth:`drop` or :meth:`thaw` comes next."""

@@ -15,7 +15,7 @@ from .codec import crc, decode_chunk, decode_ints
 from .errors import StorageError
 from .frame import ABSENT, BoolArray, FloatArray, Frame, IntArray, RefArray, is_absent
 from .head import HeadView, PointsHead
-from .keys import POINTS_GROUP, REF_MAX, rollup_key
+from .keys import POINTS_GROUP, REF_MAX, day_bounds, day_of, rollup_key
 from .labels import Index
 from .model import Series
 from .seal import decode_points, decode_refs
@@ -128,10 +128,26 @@ class Querier:
         homes = np.isin(self._groups_of, list(groups)) & (self._groups_of > 0)
         return np.flatnonzero(homes).astype(np.uint32)
 
+    def head_days(self) -> set[int]:
+        """Return the days that samples of the head fall in."""
+        days = self._points_head.days()
+        for head in self._heads.values():
+            if head.ticks:
+                ends = (int(head.ts_ms[0]), int(head.ts_ms[head.ticks - 1]))
+                days |= set(range(day_of(ends[0]), day_of(ends[1]) + 1))
+        return days
+
     def dirty(self, day: int) -> set[int]:
-        """Return the series of a compacted day that have got samples since."""
+        """Return the series of a compacted day that have got samples since, the head's included."""
         rows = self._connection.execute("SELECT series FROM dirty WHERE day = ?", (day,))
-        return {ref for (ref,) in rows}
+        dirty = {ref for (ref,) in rows}
+        low_ms, high_ms = day_bounds(day)
+        dirty |= self._points_head.refs_between(low_ms, high_ms)
+        for head in self._heads.values():
+            low, high = _clip(head.ts_ms[: head.ticks], low_ms, high_ms)
+            if low < high:
+                dirty |= set(head.refs.tolist())
+        return dirty
 
     # --- How ----------------------------------------------------------------------------------
 
