@@ -83,7 +83,7 @@ def _constant(rng: np.random.Generator, n: int, interval_s: float) -> FloatArray
 
 
 def _rare(rng: np.random.Generator, n: int, interval_s: float) -> FloatArray:
-    return float(rng.integers(0, 50)) + np.cumsum(rng.random(n) < 0.005)
+    return float(rng.integers(0, 50)) + np.cumsum(rng.random(n) < 0.005, dtype=np.float64)
 
 
 def _le_bucket(rng: np.random.Generator, n: int, interval_s: float) -> FloatArray:

@@ -13,6 +13,7 @@ tag  name      body
 3    raw       8 bytes a value, least significant first
 4    scaled    ints; first value, then a pco page of the distances from it
 5    regular   ints; first value and step
+6    plain     ints; zigzag numbers, byte planes, maybe deflated
 +128 (bit 7)   a presence map stands between the tag and the body (see ``encode_chunk``)
 ==== ========= =========================================================================
 
@@ -50,11 +51,12 @@ PACKED: Final = 2
 RAW: Final = 3
 SCALED: Final = 4
 REGULAR: Final = 5
+PLAIN: Final = 6
 HAS_PRESENCE: Final = 0x80
 
 _BITS_EXPONENT: Final = 15
 #: Nanoseconds in seconds need 9 decimals; more of them are noise that scaling cannot shorten.
-_POWERS: Final = tuple(10.0**exponent for exponent in range(10))
+POWERS: Final = tuple(10.0**exponent for exponent in range(10))
 #: Integers up to this are floats exactly.
 _EXACT_INT: Final = 2**53
 #: Up to here plain differences may beat a pco page, whose own header takes some 14 bytes.
@@ -90,7 +92,7 @@ def encode_floats(values: FloatArray, *, pco: bool = HAS_PCODEC) -> bytes:
     bits = values.view(np.uint64)
     if (bits == bits[0]).all():
         return bytes((CONSTANT,)) + values[:1].astype("<f8").tobytes().lstrip(b"\0")
-    scaled = _scale(values)
+    scaled = decimal_scale(values)
     if scaled is not None:
         return _encode_scaled(*scaled, pco=pco)
     blobs = [bytes((RAW,)) + values.astype("<f8", copy=False).tobytes()]
@@ -111,10 +113,15 @@ def decode_floats(blob: bytes, n: int, out: FloatArray | None = None) -> FloatAr
     return _decode_floats(_tag(blob), blob, 1, n, np.empty(n) if out is None else out)
 
 
-def encode_ints(values: IntArray, *, pco: bool = HAS_PCODEC) -> bytes:
-    """Encode int64 values; meant for times, and so best at values that rise evenly."""
+def encode_ints(values: IntArray, *, delta: bool = True, pco: bool = HAS_PCODEC) -> bytes:
+    """
+    Encode int64 values.
+
+    Args:
+        delta: True suits values that follow each other, as times do; False suits noise.
+    """
     values = np.ascontiguousarray(values, dtype=np.int64)
-    return _encode_scaled(values, 0, pco=pco) if len(values) else bytes((RAW,))
+    return _encode_scaled(values, 0, delta=delta, pco=pco) if len(values) else bytes((RAW,))
 
 
 def decode_ints(blob: bytes, n: int) -> IntArray:
@@ -176,11 +183,11 @@ def decode_chunk(blob: bytes, n: int, out: FloatArray | None = None) -> tuple[Fl
     return out, count < n
 
 
-# --- Choosing ---------------------------------------------------------------------------------
-
-
-def _scale(values: FloatArray) -> tuple[IntArray, int] | None:
-    """Find integers and the least exponent with ``ints / 10**exponent == values``, bit for bit."""
+def decimal_scale(values: FloatArray) -> tuple[IntArray, int] | None:
+    """
+    Find integers and the least exponent (0 to 9) with ``ints / 10**exponent == values``, bit for
+    bit; there are none for NaN, infinity, -0.0 and what isn't a short decimal.
+    """
     # Compared as bytes, because -0.0 is not 0 and NaN is not NaN; and from the integers, so that
     # whatever the cast makes of infinity or of 1e300 is found out too.
     wanted = values.tobytes()
@@ -191,8 +198,8 @@ def _scale(values: FloatArray) -> tuple[IntArray, int] | None:
             return ints, 0
         if not all(map(math.isfinite, probe)):
             return None
-        for exponent in range(1, len(_POWERS)):
-            power = _POWERS[exponent]
+        for exponent in range(1, len(POWERS)):
+            power = POWERS[exponent]
             if all(_is_decimal(value, power) for value in probe):
                 ints = np.rint(values * power).astype(np.int64)
                 if (ints / power).tobytes() == wanted:
@@ -200,12 +207,15 @@ def _scale(values: FloatArray) -> tuple[IntArray, int] | None:
     return None
 
 
+# --- Choosing ---------------------------------------------------------------------------------
+
+
 def _is_decimal(value: float, power: float) -> bool:
     scaled = value * power
     return abs(scaled) < _EXACT_INT and round(scaled) / power == value
 
 
-def _encode_scaled(ints: IntArray, exponent: int, *, pco: bool) -> bytes:
+def _encode_scaled(ints: IntArray, exponent: int, *, pco: bool, delta: bool = True) -> bytes:
     n = len(ints)
     first = int(ints[0])
     steps = ints[1:] - ints[:-1]  # may wrap around, and wraps back when summed
@@ -213,7 +223,7 @@ def _encode_scaled(ints: IntArray, exponent: int, *, pco: bool) -> bytes:
     if (steps == step).all():
         return bytes((REGULAR,)) + _ints_header(exponent, 0, first) + _sized(step)
     if not pco or n > _PAGE_MAX:
-        return _encode_packed(ints, exponent)
+        return _encode_packed(ints, exponent, delta=delta)
     low, high = int(ints.min()), int(ints.max())
     is_exact = low >= -_EXACT_INT and high <= _EXACT_INT  # then floats may add up the parts
     if is_exact and low - first >= -(2**15) and high - first < 2**15:
@@ -222,24 +232,25 @@ def _encode_scaled(ints: IntArray, exponent: int, *, pco: bool) -> bytes:
         width = 2
     else:
         width, first = 3, 0
-    page = _to_pco((ints - first).astype(_SIGNED[width], copy=False))
+    page = _to_pco((ints - first).astype(_SIGNED[width], copy=False), delta=delta)
     blob = bytes((SCALED,)) + _ints_header(exponent, width, first) + page
     if n <= _PACK_MAX:
-        return min(blob, _encode_packed(ints, exponent), key=len)
+        return min(blob, _encode_packed(ints, exponent, delta=delta), key=len)
     return blob
 
 
-def _encode_packed(ints: IntArray, exponent: int) -> bytes:
-    steps = ints[1:] - ints[:-1]
-    zigzag = ((steps << 1) ^ (steps >> 63)).view(np.uint64)
+def _encode_packed(ints: IntArray, exponent: int, *, delta: bool = True) -> bytes:
+    numbers = ints[1:] - ints[:-1] if delta else ints
+    tag, first = (PACKED, int(ints[0])) if delta else (PLAIN, 0)
+    zigzag = ((numbers << 1) ^ (numbers >> 63)).view(np.uint64)
     most = int(zigzag.max()) if len(zigzag) else 0
     width = next(code for code, kind in enumerate(_UNSIGNED) if most < 1 << 8 * kind.itemsize)
     narrow = zigzag.astype(_UNSIGNED[width])
     planes = narrow.view(np.uint8).reshape(len(narrow), -1).T.tobytes()
     short = _deflate(planes)
     if len(short) < len(planes):
-        return bytes((PACKED,)) + _ints_header(exponent, width | 4, int(ints[0])) + short
-    return bytes((PACKED,)) + _ints_header(exponent, width, int(ints[0])) + planes
+        return bytes((tag,)) + _ints_header(exponent, width | 4, first) + short
+    return bytes((tag,)) + _ints_header(exponent, width, first) + planes
 
 
 # --- Reading ----------------------------------------------------------------------------------
@@ -275,9 +286,9 @@ def _decode_floats(tag: int, blob: bytes, at: int, n: int, out: FloatArray) -> F
 
 
 def _power(exponent: int) -> float:
-    if exponent >= len(_POWERS):
+    if exponent >= len(POWERS):
         raise CodecError(f"damaged blob: exponent {exponent}")
-    return _POWERS[exponent]
+    return POWERS[exponent]
 
 
 def _read_page(blob: bytes, at: int, n: int) -> tuple[int, int, IntArray]:
@@ -291,7 +302,7 @@ def _read_page(blob: bytes, at: int, n: int) -> tuple[int, int, IntArray]:
 
 
 def _decode_scaled(tag: int, blob: bytes, at: int, n: int) -> tuple[int, IntArray]:
-    if tag not in (PACKED, SCALED, REGULAR):
+    if tag not in (PACKED, SCALED, REGULAR, PLAIN):
         raise CodecError(f"damaged blob: unknown tag {tag}")
     if tag == SCALED:
         exponent, first, page = _read_page(blob, at, n)
@@ -304,27 +315,30 @@ def _decode_scaled(tag: int, blob: bytes, at: int, n: int) -> tuple[int, IntArra
         ints = np.arange(n, dtype=np.int64)
         ints *= step
         ints += first
+    elif tag == PLAIN:
+        ints = _read_planes(blob, at, n, width)
     else:
-        ints = _decode_packed(blob, at, n, width, first)
+        ints = np.empty(n, np.int64)
+        ints[:1] = first
+        ints[1:] = _read_planes(blob, at, n - 1, width)
+        np.cumsum(ints, out=ints)
     return exponent, ints
 
 
-def _decode_packed(blob: bytes, at: int, n: int, width: int, first: int) -> IntArray:
-    if n < 1:
+def _read_planes(blob: bytes, at: int, n: int, width: int) -> IntArray:
+    """Read ``n`` zigzag numbers from byte planes; bit 2 of ``width``: deflated."""
+    if n < 0:
         raise CodecError("damaged blob: differences of nothing")
     dtype = _UNSIGNED[width & 3]
-    size = (n - 1) * dtype.itemsize
+    size = n * dtype.itemsize
     planes = blob[at:]
     if width & 4:
         planes = _inflate(planes, size)
     if len(planes) != size:
         raise CodecError(f"damaged blob: {len(planes)} bytes of differences, not {size}")
-    shuffled = np.frombuffer(planes, np.uint8).reshape(dtype.itemsize, n - 1)
-    zigzag = np.ascontiguousarray(shuffled.T).view(dtype).reshape(n - 1).astype(np.uint64)
-    ints = np.empty(n, np.int64)
-    ints[0] = first
-    ints[1:] = (zigzag >> np.uint64(1)).view(np.int64) ^ -(zigzag & np.uint64(1)).view(np.int64)
-    return np.cumsum(ints, out=ints)
+    shuffled = np.frombuffer(planes, np.uint8).reshape(dtype.itemsize, n)
+    zigzag = np.ascontiguousarray(shuffled.T).view(dtype).reshape(n).astype(np.uint64)
+    return (zigzag >> np.uint64(1)).view(np.int64) ^ -(zigzag & np.uint64(1)).view(np.int64)
 
 
 def _raw(blob: bytes, at: int, n: int, dtype: str) -> _Numbers:
@@ -443,22 +457,25 @@ def _inflate(data: bytes, size: int) -> bytes:
 if HAS_PCODEC:
     # Fixing the delta order makes encoding up to three times as fast as letting pco try them all,
     # and a level above 6 costs two to three times as much for nothing.
-    _CONFIG: Final = ChunkConfig(
-        compression_level=6,
-        delta_spec=DeltaSpec.try_consecutive(1),
-        paging_spec=PagingSpec.equal_pages_up_to(_PAGE_MAX),
+    _DELTA, _NO_DELTA = (
+        ChunkConfig(
+            compression_level=6,
+            delta_spec=delta_spec,
+            paging_spec=PagingSpec.equal_pages_up_to(_PAGE_MAX),
+        )
+        for delta_spec in (DeltaSpec.try_consecutive(1), DeltaSpec.no_op())
     )
     _COMPRESSOR: Final = wrapped.FileCompressor()
     _PCO_HEADER: Final[bytes] = _COMPRESSOR.write_header()
 
 
-def _to_pco(values: _Numbers) -> bytes:
+def _to_pco(values: _Numbers, *, delta: bool = True) -> bytes:
     """
     Compress into pco's wrapped format: header (its version), chunk metadata, one page.
 
     The standalone format says all of it again and costs 13 bytes more, 4% of an hour of 10 s data.
     """
-    chunk = _COMPRESSOR.chunk_compressor(values, _CONFIG)
+    chunk = _COMPRESSOR.chunk_compressor(values, _DELTA if delta else _NO_DELTA)
     return b"".join((_PCO_HEADER, chunk.write_meta(), chunk.write_page(0)))
 
 

@@ -67,11 +67,12 @@ def test_any_chunk_with_absent_cells_comes_back(
 
 
 @BOTH
-@settings(max_examples=150, deadline=None)
-@given(values=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=300).map(sorted))
-def test_any_integers_come_back(values: list[int], pco: bool) -> None:
+@pytest.mark.parametrize("delta", [True, False])
+@settings(max_examples=100, deadline=None)
+@given(values=st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-99, 99), max_size=200))
+def test_any_integers_come_back(values: list[int], delta: bool, pco: bool) -> None:
     ints: IntArray = np.array(values, dtype=np.int64)
-    decoded = codec.decode_ints(codec.encode_ints(ints, pco=pco), len(ints))
+    decoded = codec.decode_ints(codec.encode_ints(ints, delta=delta, pco=pco), len(ints))
     assert decoded.dtype == np.int64
     assert decoded.tolist() == values
 
@@ -210,6 +211,12 @@ def test_blobs_of_the_first_version_stay_readable(name: str) -> None:
     assert bits(decoded) == bits(expected)
 
 
+def test_plain_integers_of_the_first_version_stay_readable() -> None:
+    blob, expected = bytes.fromhex("060000011203040f"), [-1, 9, -2, 2, -8]
+    assert codec.decode_ints(blob, 5).tolist() == expected
+    assert codec.encode_ints(np.array(expected), delta=False) == blob
+
+
 def _samples() -> list[tuple[bytes, int]]:
     rng = np.random.default_rng(5)
     gaps = np.where(rng.random(90) < 0.3, ABSENT, np.round(rng.normal(9, 1, 90), 1))
@@ -225,7 +232,9 @@ def _samples() -> list[tuple[bytes, int]]:
     ]
     blobs = [(codec.encode_chunk(row, pco=pco), len(row)) for row in rows for pco in (True, False)]
     times = T0 + np.cumsum(rng.integers(900, 1100, 60))
-    return [*blobs, *((codec.encode_ints(times, pco=pco), 60) for pco in (True, False))]
+    blobs += [(codec.encode_ints(times, pco=pco), 60) for pco in (True, False)]
+    noise = rng.integers(-9, 1000, 60)
+    return blobs + [(codec.encode_ints(noise, delta=False, pco=pco), 60) for pco in (True, False)]
 
 
 @NEEDS_PCODEC
