@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -39,13 +40,22 @@ def _cascade(ts_ms: IntArray, values: FloatArray) -> dict[Tier, BucketRows]:
     return rows
 
 
+def _encode(series: list[Buckets], day: int, is_counter: bool) -> list[bytes]:
+    return [encode_day(each, day, keep_resets=is_counter) for each in series]
+
+
+def _decode(blobs: list[bytes], tier: Tier, day: int) -> None:
+    for blob in blobs:
+        decode_day(blob, tier, day)
+
+
 def _rollups(matrices: list[FloatArray], ts_ms: IntArray) -> None:
     every = np.concatenate(matrices)
     samples = every[:64].size
     gaps = every[:64].copy()
     gaps[np.random.default_rng(3).random(gaps.shape) < 0.01] = ABSENT
     for name, values in (("whole rows", every[:64]), ("1% gaps", gaps)):
-        seconds, _ = _timed(lambda values=values: _cascade(ts_ms, values))
+        seconds, _ = _timed(partial(_cascade, ts_ms, values))
         print(f"samples to four tiers, {name:12} {seconds / samples * 1e9:6.1f} ns/sample")
 
 
@@ -60,7 +70,7 @@ def _year() -> None:
         for day in range(365):
             part = buckets.between(day * per_day, (day + 1) * per_day - 1)
             rows.append((day, encode_day(part, day, keep_resets=False)))
-        seconds, _ = _timed(lambda rows=rows, tier=tier: decode_days(rows, tier))
+        seconds, _ = _timed(partial(decode_days, rows, tier))
         print(f"one year of {tier.label}: {seconds * 1e3:.1f} ms")
 
 
@@ -83,15 +93,9 @@ def main() -> None:
         line = f"{kind.name:24}"
         for tier in Tier:
             series = list(tiers[tier])
-            seconds, blobs = _timed(
-                lambda series=series, kind=kind: [
-                    encode_day(each, day, keep_resets=kind.is_counter) for each in series
-                ]
-            )
+            seconds, blobs = _timed(partial(_encode, series, day, kind.is_counter))
             encode[tier] += seconds / len(series) * kind.share
-            seconds, _ = _timed(
-                lambda blobs=blobs, tier=tier: [decode_day(blob, tier, day) for blob in blobs]
-            )
+            seconds, _ = _timed(partial(_decode, blobs, tier, day))
             decode[tier] += seconds / len(series) * kind.share
             size = sum(map(len, blobs)) / sum(map(len, series))
             totals[tier] += size * kind.share
