@@ -42,6 +42,9 @@ class Committer:
         #: Why nothing can be committed now; empty while all is well.
         self.trouble = ""
 
+    def configure(self, settings: StorageSettings) -> None:
+        self._settings = settings
+
     async def until_due(self) -> None:
         """Wait for the flush interval, or until somebody waits and it is worth a commit."""
         if self.trouble:

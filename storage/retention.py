@@ -69,17 +69,22 @@ class Retention:
         self._forget = forget
         self._ledger, self._sealer, self._writer = ledger, sealer, writer
         self._stats = stats
+        self._thinned: set[tuple[int, int]] = set()  # block and class that are done
+        self._rollup_day = -2
+        self._known_version = -1
+        self._class_of: IntArray | None = None
+        self._floor: tuple[Catalogue, int] | None = None
+        self.configure(settings)
+
+    def configure(self, settings: StorageSettings) -> None:
+        """Take new settings; they apply from the next round on."""
         self._max_bytes = settings.max_bytes
         self._classes = [
             _Class(parse_selector(policy.match), policy.over(settings.retention))
             for policy in settings.retention_policies
         ]
         self._classes.append(_Class(None, settings.retention))
-        self._thinned: set[tuple[int, int]] = set()  # block and class that are done
-        self._rollup_day = -2
-        self._known_version = -1
-        self._class_of: IntArray | None = None
-        self._floor: tuple[Catalogue, int] | None = None
+        self._known_version = self._rollup_day = -2
 
     def oldest_ms(self, refs: RefArray | None, now_ms: int) -> int | IntArray:
         """

@@ -54,15 +54,19 @@ class Sealer:
         ledger: Ledger,
         stats: StoreStats,
     ) -> None:
-        self._settings, self._clock = settings, clock
+        self._clock = clock
         self._groups, self._points = groups, points
         self._intake, self._committer, self._writer = intake, committer, writer
         self._ledger, self._stats = ledger, stats
-        self._pco = settings.codec != "zlib"
+        self.configure(settings)
         #: Held while blocks are made or deleted; see days.py and retention.py.
         self.lock = asyncio.Lock()
         self._marked_day: dict[int, tuple[int, int]] = {}  # by group: day and columns last marked
         self.last_seal_ms = 0
+
+    def configure(self, settings: SealSettings) -> None:
+        self._settings = settings
+        self._pco = settings.codec != "zlib"
 
     async def seal_due(self) -> None:
         """Seal what is due: everything once an hour; a group, or the points, when they are many."""

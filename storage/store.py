@@ -196,6 +196,35 @@ class Store:
         self._lock.release()
         self._state = "closed"
 
+    def configure(self, settings: StorageSettings) -> None:
+        """Take new settings; path, engine and durability stay until the next start."""
+        self.settings = settings
+        self.index.limits = settings.limits
+        self.committer.configure(settings)
+        self.sealer.configure(settings.seal)
+        self.retention.configure(settings)
+
+    async def ping(self) -> None:
+        """Show that the writer thread works. Raises StorageError if the database does not."""
+        await self.writer.run(lambda connection: connection.execute("SELECT 1").fetchone())
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be committed now; empty while all is well."""
+        return self.committer.trouble
+
+    @property
+    def pending_samples(self) -> int:
+        return self._intake.samples
+
+    @property
+    def head_cells(self) -> int:
+        return sum(g.head.ticks * g.head.columns for g in self._by_number.values())
+
+    @property
+    def head_points(self) -> int:
+        return len(self._points)
+
     # --- Series -------------------------------------------------------------------------------
 
     def group(self, name: str) -> Group:

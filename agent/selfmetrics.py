@@ -1,0 +1,208 @@
+"""The list of ``tachograph_*`` metrics: names, help and where each number comes from."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ..storage.stats import StoreStats
+from ..storage.store import Store
+from .collectors.schedule import ScheduleStats
+from .collectors.scrape import ScrapeStats
+from .http.server import HttpServer
+from .selfmon import SelfMetric
+from .stream.stats import StreamStats
+from .supervisor import Supervisor
+
+
+def store_metrics(store: Store) -> list[SelfMetric]:
+    stats: StoreStats = store.stats
+    return [
+        SelfMetric("samples_appended_total", "Samples taken in.", lambda: stats.samples_appended),
+        SelfMetric(
+            "samples_committed_total",
+            "Samples committed to the journal, and so acknowledged.",
+            lambda: stats.samples_committed,
+        ),
+        SelfMetric(
+            "points_appended_total",
+            "Samples with timestamps of their own, late ones included.",
+            lambda: stats.points_appended,
+        ),
+        SelfMetric(
+            "samples_dropped_total",
+            "Samples that were not taken, by reason.",
+            lambda: stats.dropped,
+            "reason",
+        ),
+        SelfMetric("samples_pending", "Samples not committed yet.", lambda: store.pending_samples),
+        SelfMetric(
+            "series_refused_total",
+            "New series refused by a limit, by limit.",
+            lambda: store.index.refused,
+            "reason",
+        ),
+        SelfMetric("series", "Series in the index.", lambda: len(store.index)),
+        SelfMetric("head_samples", "Cells of the head's matrices.", lambda: store.head_cells),
+        SelfMetric("head_points", "Points in the head.", lambda: store.head_points),
+        SelfMetric("journal_flushes_total", "Commits of the journal.", lambda: stats.flushes),
+        SelfMetric("journal_errors_total", "Commits that failed.", lambda: stats.flush_errors),
+        SelfMetric(
+            "journal_flush_seconds_total", "Time spent in commits.", lambda: stats.flush_seconds
+        ),
+        SelfMetric("journal_bytes_total", "Bytes journalled.", lambda: stats.journal_bytes),
+        SelfMetric("seals_total", "Times the head was sealed.", lambda: stats.seals),
+        SelfMetric("seal_errors_total", "Seals that failed.", lambda: stats.seal_errors),
+        SelfMetric("seal_seconds_total", "Time spent sealing.", lambda: stats.seal_seconds),
+        SelfMetric("chunks_written_total", "Chunks written.", lambda: stats.chunks_written),
+        SelfMetric("chunk_bytes_total", "Bytes of chunks written.", lambda: stats.chunk_bytes),
+        SelfMetric(
+            "corrupt_rows_total",
+            "Rows whose checksum failed, by table.",
+            lambda: stats.corrupt,
+            "table",
+        ),
+        SelfMetric(
+            "compacted_series_total",
+            "Series whose day was compacted into chunks and rollups.",
+            lambda: stats.compacted_series,
+        ),
+        SelfMetric(
+            "compaction_seconds_total", "Time spent compacting.", lambda: stats.compaction_seconds
+        ),
+        SelfMetric(
+            "compacted_days", "Days that have rollups.", lambda: len(store.ledger.compacted)
+        ),
+        SelfMetric(
+            "retention_rows_total",
+            "Rows deleted by retention, by table.",
+            lambda: stats.retention_rows,
+            "table",
+        ),
+        SelfMetric(
+            "retention_bytes_total",
+            "Bytes given back to the file system.",
+            lambda: stats.retention_bytes,
+        ),
+        SelfMetric("reads_total", "Reads of samples.", lambda: stats.reads),
+        SelfMetric("read_seconds_total", "Time spent in reads.", lambda: stats.read_seconds),
+        SelfMetric(
+            "recovery_seconds", "How long opening the store took.", lambda: stats.recovery_seconds
+        ),
+        SelfMetric(
+            "recovered_samples",
+            "Samples played back from the journal at the start.",
+            lambda: stats.recovered_samples,
+        ),
+        SelfMetric("storage_bytes", "Size of the files.", lambda: _sizes(store.directory), "file"),
+        SelfMetric(
+            "storage_trouble", "1 while nothing can be committed.", lambda: bool(store.trouble)
+        ),
+    ]
+
+
+def stream_metrics(stats: StreamStats) -> list[SelfMetric]:
+    return [
+        SelfMetric("stream_connections", "Open WebSockets.", lambda: stats.connections),
+        SelfMetric("stream_subscriptions", "Live subscriptions.", lambda: stats.subscriptions),
+        SelfMetric("stream_feeds", "Distinct things subscribed to.", lambda: stats.feeds),
+        SelfMetric("stream_messages_total", "Messages sent.", lambda: stats.messages),
+        SelfMetric("stream_bytes_total", "Bytes sent.", lambda: stats.bytes),
+        SelfMetric(
+            "stream_coalesced_total",
+            "Updates that a slow client got together with later ones.",
+            lambda: stats.coalesced,
+        ),
+        SelfMetric(
+            "stream_dropped_total",
+            "Samples not told to a subscriber, by reason.",
+            lambda: stats.dropped,
+            "reason",
+        ),
+        SelfMetric(
+            "stream_refused_total",
+            "Connections and subscriptions refused, by reason.",
+            lambda: stats.refused,
+            "reason",
+        ),
+        SelfMetric(
+            "stream_closed_total",
+            "Connections closed by us, by close code.",
+            lambda: {str(code): n for code, n in stats.closed.items()},
+            "code",
+        ),
+    ]
+
+
+def collection_metrics(schedule: ScheduleStats, scrape: ScrapeStats) -> list[SelfMetric]:
+    return [
+        SelfMetric("source_passes_total", "Passes of all sources.", lambda: schedule.passes),
+        SelfMetric("clock_steps_total", "Steps of the wall clock.", lambda: schedule.clock_steps),
+        SelfMetric(
+            "clock_step_seconds_total",
+            "Sum of the wall clock's steps, as absolute values.",
+            lambda: schedule.clock_step_s,
+        ),
+        SelfMetric("scrapes_total", "Scrapes of all targets.", lambda: scrape.scrapes),
+        SelfMetric(
+            "scrape_failures_total", "Failed scrapes, by reason.", lambda: scrape.failures, "reason"
+        ),
+        SelfMetric("scraped_samples_total", "Samples scraped.", lambda: scrape.samples),
+        SelfMetric(
+            "scrape_duplicates_total",
+            "Samples left out as their series was in the page before.",
+            lambda: scrape.duplicates,
+        ),
+        SelfMetric("scraped_bytes_total", "Bytes of scraped pages.", lambda: scrape.body_bytes),
+    ]
+
+
+def process_metrics(
+    version: str,
+    server: HttpServer,
+    supervisor: Supervisor,
+    reload_ok: Callable[[], tuple[bool, float]],
+) -> list[SelfMetric]:
+    build = {f"{version}, Python {platform.python_version()}": 1.0}
+    return [
+        SelfMetric("build_info", "Version of the agent, 1.", lambda: build, "version"),
+        SelfMetric("http_connections", "Open HTTP connections.", lambda: server.connections),
+        SelfMetric(
+            "http_connections_refused_total",
+            "Connections over the limit.",
+            lambda: server.refused,
+        ),
+        SelfMetric(
+            "http_header_timeouts_total",
+            "Connections closed as a request's head took too long.",
+            lambda: server.timed_out,
+        ),
+        SelfMetric(
+            "component_restarts_total",
+            "Components that failed and were started again.",
+            lambda: supervisor.restarts,
+            "name",
+        ),
+        SelfMetric(
+            "config_last_reload_successful",
+            "Whether the last reload of the configuration worked.",
+            lambda: reload_ok()[0],
+        ),
+        SelfMetric(
+            "config_last_reload_success_timestamp_seconds",
+            "When the configuration was last loaded.",
+            lambda: reload_ok()[1],
+        ),
+    ]
+
+
+def _sizes(directory: Path) -> Mapping[str, float]:
+    sizes = {}
+    for name in ("samples.db", "samples.db-wal", "ballast"):
+        try:
+            sizes[name] = float(os.stat(directory / name).st_size)
+        except OSError:
+            sizes[name] = 0.0
+    return sizes
