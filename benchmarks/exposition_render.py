@@ -23,6 +23,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from tachograph.agent.http.exposition import ExpositionRenderer, gzipped
 from tachograph.agent.http.negotiation import Style
 from tachograph.storage.current import Current
+from tachograph.storage.metadata import Families
 from tachograph.storage.model import Kind, Labels, Metadata, MetricType, Series
 
 TEXT, OPENMETRICS = Style(openmetrics=False, utf8=False), Style(openmetrics=True, utf8=False)
@@ -35,8 +36,7 @@ class Store:
     def __init__(self, lines: int) -> None:
         self.version = 1
         self.all: list[Series] = []
-        self.metadata: dict[str, Metadata] = {}
-        self.metadata_version = 1
+        self.families = Families()
         self.current = Current()
         self.random = np.random.default_rng(1)
         for n in range(lines // 2):
@@ -50,9 +50,9 @@ class Store:
             self.add(f"{name}_sum", Kind.COUNTER, handler=f"h{n}")
             self.add(f"{name}_count", Kind.COUNTER, handler=f"h{n}")
         for n in range(50):
-            self.metadata[f"app{n}_requests_total"] = Metadata(MetricType.COUNTER, "Requests.")
-            self.metadata[f"app{n}_temperature_celsius"] = Metadata(MetricType.GAUGE, "Degrees.")
-            self.metadata[f"app{n}_latency_seconds"] = Metadata(MetricType.HISTOGRAM, "Seconds.")
+            self.families.set(f"app{n}_requests_total", Metadata(MetricType.COUNTER, "Requests."))
+            self.families.set(f"app{n}_temperature_celsius", Metadata(MetricType.GAUGE, "Degrees."))
+            self.families.set(f"app{n}_latency_seconds", Metadata(MetricType.HISTOGRAM, "Seconds."))
 
     def add(self, name: str, kind: Kind, **labels: str) -> None:
         labels |= {"instance": "127.0.0.1:9100", "job": "bench"}
@@ -111,7 +111,7 @@ def measure_ours(lines: int, style: Style) -> dict[str, float]:
     store.tick(now_ms, 1.0)
 
     def new() -> ExpositionRenderer:
-        return ExpositionRenderer(store, store.current, store)
+        return ExpositionRenderer(store, store.current, store.families)
 
     figures = {"cold": cpu_ms(lambda: new().render(style, now_ms), lambda: None, 5)}
     renderer = new()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress
 from typing import Final, ParamSpec, Protocol, TypeVar
@@ -55,13 +55,12 @@ class MetadataSource(Protocol):
     """What is known of metric families."""
 
     @property
-    def metadata_version(self) -> int:
-        """A number that changes whenever :attr:`metadata` does."""
+    def version(self) -> int:
+        """A number that changes whenever an answer of :meth:`metadata` would."""
         ...
 
-    @property
-    def metadata(self) -> Mapping[str, Metadata]:
-        """By family; looked up from other threads, too."""
+    def metadata(self, family: str) -> Metadata | None:
+        """Answer for one family; called from other threads, too."""
         ...
 
 
@@ -229,7 +228,7 @@ class _View:
         """Tell whether lines come or go, or their headers change."""
         return (
             self._series_version != reading.known.version
-            or self._metadata_version != self._metadata.metadata_version
+            or self._metadata_version != self._metadata.version
             or not np.array_equal(self._shown, reading.shown)
         )
 
@@ -253,7 +252,7 @@ class _View:
         self.gzipped = b""
 
     def _lay_out(self, reading: _Reading) -> None:
-        metadata_version = self._metadata.metadata_version
+        metadata_version = self._metadata.version
         stems: dict[str, str] = {}
         members: dict[str, list[Series]] = {}
         for one in compress(reading.known.series, reading.shown.tolist()):
@@ -291,15 +290,15 @@ class _View:
         answers: dict[str, Metadata | None] = {}
 
         def find(family: str) -> Metadata | None:
-            answers[family] = self._metadata.metadata.get(family)
+            answers[family] = self._metadata.metadata(family)
             return answers[family]
 
         self._stats.blocks += 1
         return _KeptBlock(refs, answers, build_block(series, find, self._style))
 
     def _answers_changed(self, kept: _KeptBlock) -> bool:
-        return self._metadata_version != self._metadata.metadata_version and any(
-            self._metadata.metadata.get(family) != answer for family, answer in kept.answers.items()
+        return self._metadata_version != self._metadata.version and any(
+            self._metadata.metadata(family) != answer for family, answer in kept.answers.items()
         )
 
 

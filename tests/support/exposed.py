@@ -7,25 +7,24 @@ from collections.abc import Mapping
 import numpy as np
 
 from tachograph.storage.current import Current
+from tachograph.storage.metadata import Families
 from tachograph.storage.model import Kind, Labels, Metadata, MetricType, Series
 
 
 class ExposedStore:
-    """Source of series and of metadata at once."""
+    """Source of series, with the metadata and the values that go with them."""
 
     def __init__(self) -> None:
         self.version = 1
         self.current = Current()
         self.known: dict[Labels, Series] = {}
-        self.metadata: dict[str, Metadata] = {}
-        self.metadata_version = 1
+        self.families = Families()
 
     def series(self) -> list[Series]:
         return list(self.known.values())
 
     def describe(self, family: str, type_: MetricType, help_: str = "", unit: str = "") -> None:
-        self.metadata[family] = Metadata(type_, help_, unit)
-        self.metadata_version += 1
+        self.families.set(family, Metadata(type_, help_, unit))
 
     def put(
         self,

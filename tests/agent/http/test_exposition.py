@@ -31,7 +31,7 @@ def store() -> ExposedStore:
 
 @pytest.fixture
 def renderer(store: ExposedStore) -> ExpositionRenderer:
-    return ExpositionRenderer(store, store.current, store, LOOKBACK_MS)
+    return ExpositionRenderer(store, store.current, store.families, LOOKBACK_MS)
 
 
 def values_of(text: bytes) -> dict[str, float]:
@@ -149,11 +149,11 @@ def test_formatting_is_short_and_exact() -> None:
 async def test_large_exposition_made_off_the_loop_is_the_same(store: ExposedStore) -> None:
     for n in range(20_500):
         store.put("wide_total", n, {"n": str(n)}, kind=Kind.COUNTER)
-    renderer = ExpositionRenderer(store, store.current, store)
+    renderer = ExpositionRenderer(store, store.current, store.families)
     page = await renderer.page(TEXT, 1)
     again = await renderer.page(TEXT, 1, gzip=True)
     assert gzip.decompress(again) == page
-    assert page == ExpositionRenderer(store, store.current, store).render(TEXT, 1)
+    assert page == ExpositionRenderer(store, store.current, store.families).render(TEXT, 1)
     assert page.count(b"\n") == 20_501
 
 

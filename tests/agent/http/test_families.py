@@ -29,7 +29,7 @@ SUMMARY, INFO, STATESET = MetricType.SUMMARY, MetricType.INFO, MetricType.STATES
 
 
 def rendered(store: ExposedStore, style: Style = TEXT) -> str:
-    return ExpositionRenderer(store, store.current, store).render(style, now_ms=1).decode()
+    return ExpositionRenderer(store, store.current, store.families).render(style, now_ms=1).decode()
 
 
 def read(text: str, style: Style) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -203,7 +203,7 @@ def test_series_that_only_escaping_makes_equal_come_once_and_are_counted(
 ) -> None:
     store.put("a.b", 1)
     store.put("a_b", 2)
-    renderer = ExpositionRenderer(store, store.current, store)
+    renderer = ExpositionRenderer(store, store.current, store.families)
     assert renderer.render(TEXT, 1) == b"# TYPE a_b untyped\na_b 1\n"
     assert renderer.stats.hidden == 1
     assert len(renderer.render(OPENMETRICS_UTF8, 1).splitlines()) == 5
@@ -310,7 +310,7 @@ def canonised(labels: Labels) -> Labels:
 
 
 def hidden(store: ExposedStore) -> int:
-    renderer = ExpositionRenderer(store, store.current, store)
+    renderer = ExpositionRenderer(store, store.current, store.families)
     renderer.render(TEXT, 1)
     return renderer.stats.hidden
 
