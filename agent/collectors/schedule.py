@@ -31,8 +31,6 @@ BACKOFF_MAX_S: Final = 300.0
 # The prompt first pass is left to the first tick if that comes within this time: differences over
 # a shorter span (CPU in percent) would be noise.
 NEAR_MS: Final = 1_000
-# How long the removal of a source waits for a pass that doesn't let itself be cancelled.
-STOP_TIMEOUT_S: Final = 5.0
 SKIP_REASONS: Final = ("late", "overrun", "backoff")
 
 UP = gauge("tachograph_source_up", "1 if the last pass of the source succeeded, else 0.")
@@ -165,13 +163,22 @@ class Schedule:
     Args:
         seed: Moves all phases of this agent, see :func:`phase_of`.
         startup_spread_s: The first passes are spread over so many seconds.
+        stop_timeout_s: How long the removal of a source waits for a pass that doesn't let itself
+            be cancelled, before it goes on without.
     """
 
     def __init__(
-        self, clock: Clock, sink: Sink, *, seed: str = "", startup_spread_s: float = 1.0
+        self,
+        clock: Clock,
+        sink: Sink,
+        *,
+        seed: str = "",
+        startup_spread_s: float = 1.0,
+        stop_timeout_s: float = 5.0,
     ) -> None:
         self.stats = ScheduleStats()
         self._clock, self._sink, self._seed = clock, sink, seed
+        self._stop_timeout_s = stop_timeout_s
         self._startup_spread_ms = round(startup_spread_s * 1000)
         self._entries: dict[str, _Entry] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -263,7 +270,7 @@ class Schedule:
         if entry.task is None:
             return
         entry.task.cancel()
-        _, pending = await asyncio.wait({entry.task}, timeout=STOP_TIMEOUT_S)
+        _, pending = await asyncio.wait({entry.task}, timeout=self._stop_timeout_s)
         if pending:
             self.stats.abandoned += 1
             LOG.error("source %s does not stop; it is left behind", entry.source.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import subprocess
@@ -155,6 +156,47 @@ async def test_processes_of_one_name_are_added_up() -> None:
         "start_time_seconds": 40,
         "fd_usage_ratio": 0.3,
     }
+
+
+async def test_reading_many_processes_gives_the_event_loop_its_turn() -> None:
+    system, sink = FakeSystem(), MemorySink()
+    for pid in range(1, 51):
+        system.start(pid, threads=1)
+    source = source_of(system, sink)
+    await source.collect(0)
+    turns = 0
+
+    async def other_work() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other_work())
+    await source.collect(1)
+    task.cancel()
+    await source.close()
+    assert last(sink)["threads"] == 50
+    assert turns >= 2
+
+
+async def test_a_process_that_ended_between_search_and_first_look_is_passed_over() -> None:
+    system, sink = FakeSystem(), MemorySink()
+    system.start(7, threads=1)
+
+    def attach(pid: int) -> FakeProcess:
+        if pid == 8:
+            raise ProcessGone("no process 8")
+        return system.processes[pid]
+
+    watch = ProcessWatch(name="web", process_name="web")
+    source = ProcessSource(
+        sink, watch, namespace="oht50", find=lambda watch: [7, 8], attach=attach,
+        count_connections=system.count_connections,
+    )  # fmt: skip
+    await source.collect(0)
+    await source.close()
+    assert last(sink)["count"] == 1
 
 
 async def test_a_process_that_is_missing_is_down_and_no_failure(

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -471,6 +471,29 @@ async def test_replace_with_a_name_twice_changes_nothing(schedule: Schedule) -> 
         await schedule.replace([FakeSource("b"), FakeSource("b")])
     assert [s.name for s in schedule.status()] == ["a"]
     assert source.closed == 0
+
+
+async def test_a_pass_that_ignores_its_cancellation_does_not_hold_up_a_reload(
+    clock: ManualClock, sink: MemorySink, caplog: pytest.LogCaptureFixture
+) -> None:
+    release = asyncio.Event()
+
+    async def stubborn() -> None:
+        while not release.is_set():
+            with suppress(asyncio.CancelledError):
+                await release.wait()
+
+    schedule = Schedule(clock, sink, startup_spread_s=0, stop_timeout_s=0.01)
+    schedule.add(FakeSource("stubborn", act=lambda n: stubborn(), timeout_s=600))
+    async with running(schedule):
+        await advance(clock, 11_000)
+        new = FakeSource("new")
+        await schedule.replace([new])
+        await advance(clock, 11_000)
+        release.set()
+    assert new.stamps
+    assert schedule.stats.abandoned == 1
+    assert "source stubborn does not stop" in caplog.text
 
 
 async def test_a_name_can_be_added_once(schedule: Schedule) -> None:
