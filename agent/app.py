@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 from .. import __version__
 from ..aggregation.compactor import Compactor
@@ -28,7 +28,7 @@ from .collectors.scrape import ScrapeSource
 from .collectors.scrape_http import open_session
 from .collectors.scrape_pool import ScrapePool
 from .collectors.source import Source
-from .http import exposition, lifecycle, points, stored
+from .http import exposition, info, lifecycle, points, stored
 from .http.server import HttpServer, is_loopback, split_listen
 from .loop_lag import LoopLag
 from .maintenance import Maintenance
@@ -232,6 +232,7 @@ class Agent:
                 *lifecycle.routes(self, allow_reload=config.http.lifecycle),
                 *exposition.routes(self.exposition, clock),
                 *points.routes(self.store, clock, config.storage.limits, config.http),
+                *info.routes(self.store, __version__, clock.now_ms(), self._source_facts),
                 *stored.routes(self.store, clock, self.maintenance.seal_and_compact),
                 *self.stream.routes(),
             ],
@@ -268,6 +269,29 @@ class Agent:
         ]
         interval_ms = self.config.metrics.collection.performance_interval_ms
         return SelfMonitor(self.store, metrics, self._lag, interval_ms / 1000)
+
+    def _source_facts(self) -> list[dict[str, Any]]:
+        facts = [
+            {
+                "name": status.name,
+                "intervalSeconds": status.interval_s,
+                "up": not status.failures,
+                "lastError": status.last_error,
+                "lastPass": status.last_pass_ms / 1000,
+                "durationSeconds": status.duration_s,
+            }
+            for status in self.schedule.status()
+        ]
+        # A scrape that fails is a pass that worked, to the schedule.
+        failing = {
+            source.name: source.status.last_error
+            for source in self.scrapes.sources
+            if source.status.last_error
+        }
+        for fact in facts:
+            if fact["name"] in failing:
+                fact |= {"up": False, "lastError": failing[str(fact["name"])]}
+        return facts
 
     async def _retarget(self, _: Iterable[ScrapeSource]) -> None:
         await self.schedule.replace(self._sources())

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from .frame import FloatArray, IntArray, RefArray
 from .model import Kind, Labels, Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Which samples of one call were not taken: ``reasons[i]`` is empty for a taken one."""
+
+    reasons: tuple[str, ...]
 
 
 class GroupSink(Protocol):
@@ -45,8 +53,16 @@ class Sink(Protocol):
         """Remember type, help and unit of a metric family (``http_requests``, ``up``)."""
         ...
 
-    def append_points(self, refs: RefArray, ts_ms: IntArray, values: FloatArray) -> None:
-        """Take samples with timestamps of their own, in any order; refs as from any group."""
+    def append_points(self, refs: RefArray, ts_ms: IntArray, values: FloatArray) -> Refusal | None:
+        """
+        Take samples with timestamps of their own, in any order; refs as from any group.
+
+        Returns:
+            ``None`` if all were taken, else which were not, and why; they are counted already.
+
+        Raises:
+            StoreUnavailable: Nothing was taken.
+        """
         ...
 
     async def committed(self) -> None:

@@ -7,7 +7,6 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -38,6 +37,7 @@ from .seal import (
 )
 from .sealer import Sealer
 from .select import Querier
+from .sink import Refusal
 from .sqlite import ReaderPool, WriterThread, is_full, transaction
 from .stats import StoreStats
 
@@ -60,13 +60,6 @@ _QUARANTINE_JOURNAL: Final = (
     "INSERT INTO quarantine (found_ms, source, key, data) "
     "SELECT ?, 'journal', seq, data FROM journal WHERE seq = ?"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Which of the points of one call were not taken: ``reasons[i]`` is empty for a taken one."""
-
-    reasons: tuple[str, ...]
 
 
 class Store:
@@ -214,6 +207,11 @@ class Store:
         return self.committer.trouble
 
     @property
+    def bytes_on_disk(self) -> int:
+        """Size of the data directory's files."""
+        return sum(file.stat().st_size for file in self.directory.iterdir() if file.is_file())
+
+    @property
     def pending_samples(self) -> int:
         return self._intake.samples
 
@@ -358,6 +356,8 @@ class Store:
             StorageError: The database cannot be read. Rows that fail their checksum are left out,
                 counted and put into quarantine instead.
         """
+        if self._state != "open":
+            raise StoreUnavailable("the store is not open")
         started_s = time.monotonic()
         querier, result = await self._readers.run(lambda connection: self._query(connection, job))
         self.stats.reads += 1
@@ -496,6 +496,7 @@ class Store:
             # Heads first: a seal publishes its blocks before it drops the ticks, so between the two
             # they are seen twice (and merged), never not at all.
             heads = {number: g.head.view for number, g in list(self._by_number.items())}
+            points = self._points.view()
             compacted, catalogue = self.ledger.compacted, self.ledger.catalogue
             connection.execute("BEGIN")
             try:
@@ -506,7 +507,7 @@ class Store:
                         self.index,
                         self._homes,
                         heads,
-                        self._points,
+                        points,
                         catalogue,
                         compacted,
                     )

@@ -1,0 +1,83 @@
+"""The command ``tachograph``: arguments, exit codes, and nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
+
+from ..config.errors import ConfigError, TachographError
+from .commands.client import AgentUnreachable
+
+GOOD: Final = 0
+PROBLEMS: Final = 1
+USAGE: Final = 2
+UNREACHABLE: Final = 3
+
+#: Modules of ``commands``, in the order of ``--help``; each has ``add(subparsers)``.
+_COMMANDS: Final = (
+    "run",
+    "check",
+    "config",
+    "query",
+    "series",
+    "tail",
+    "push",
+    "db",
+    "info",
+    "doctor",
+    "version",
+)
+
+_EPILOG: Final = """examples:
+  tachograph run                                 start with the defaults, data in ./data
+  tachograph run --config tachograph.yml         start with a configuration
+  tachograph check config tachograph.yml         show every mistake in it at once
+  tachograph query 'backend_memory_usage_bytes'  newest values
+  tachograph tail 'backend_cpu_usage_percent'    follow live
+  tachograph push orders_total=17 --job shop     store a point
+
+exit codes: 0 good, 1 problems found, 2 wrong use, 3 agent not reachable
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tachograph",
+        description="The recorder that rides along with a backend: collects, stores, rolls up, "
+        "answers and streams metrics.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in _COMMANDS:
+        import_module(f"{__package__}.commands.{name}").add(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        code: int = args.handler(args)
+        # What is printed must be out before we say that all went well.
+        sys.stdout.flush()
+        return code
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return PROBLEMS
+    except AgentUnreachable as error:
+        print(f"tachograph: {error}", file=sys.stderr)
+        return UNREACHABLE
+    except TachographError as error:
+        print(f"tachograph: {error}", file=sys.stderr)
+        return PROBLEMS
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`); Python would complain once more while exiting.
+        sys.stdout = None
+        return GOOD
