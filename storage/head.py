@@ -87,8 +87,8 @@ class GroupHead:
             if row == len(self._ts):
                 self._grow_ticks()
             cells = self._cells
-            if not (isinstance(columns, slice) and columns.stop == len(self._columns)):
-                cells[row, : len(self._columns)] = ABSENT
+            # Spare columns too: a series that gets one of them later has no sample here.
+            cells[row, columns.stop if isinstance(columns, slice) else 0 :] = ABSENT
             cells[row, columns] = values
             self._ts[row] = ts_ms
             self._ticks = row + 1
@@ -212,6 +212,36 @@ class Points(NamedTuple):
         return Points(refs, ts, values)
 
 
+class PointsView(NamedTuple):
+    """What the head of the points held at one moment, for a reader in any thread."""
+
+    #: In order of arrival: where two have the same series and time, the later one stays. The first
+    #: ``ordered`` of them are sorted.
+    parts: tuple[Points, ...]
+    ordered: int
+
+    def select(self, refs: RefArray, min_ms: int, max_ms: int) -> Points:
+        """Return the points of some series (``refs`` rising) in a time range, sorted."""
+        picked = [_pick_sorted(points, refs) for points in self.parts[: self.ordered]]
+        picked += [_pick(points, refs) for points in self.parts[self.ordered :]]
+        points = Points.join(p for p in picked if len(p.refs)).sorted()
+        keep = (points.ts_ms >= min_ms) & (points.ts_ms <= max_ms)
+        return points if keep.all() else points.where(keep)
+
+    def days(self) -> set[int]:
+        """Return the UTC days that the points fall in."""
+        days = (np.unique((points.ts_ms - 1) // DAY_MS) for points in self.parts)
+        return {day for each in days for day in each.tolist()}
+
+    def refs_between(self, min_ms: int, max_ms: int) -> set[int]:
+        """Return the series that have a point with ``min_ms <= t <= max_ms``."""
+        found: set[int] = set()
+        for points in self.parts:
+            within = (points.ts_ms >= min_ms) & (points.ts_ms <= max_ms)
+            found |= set(np.unique(points.refs[within]).tolist())
+        return found
+
+
 class PointsHead:
     """
     The points that are not yet in chunks: a sorted bulk, and a tail of batches as they came.
@@ -219,7 +249,9 @@ class PointsHead:
     A reader sorts the tail in once it is long; that work is then shared by all later readers.
     """
 
-    _TAIL_MAX: Final = 65_536
+    _TAIL_MAX = 65_536
+    #: Batches that a reader looks through one by one; each costs it some 10 us.
+    _BATCHES_MAX = 64
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -236,34 +268,14 @@ class PointsHead:
             self._tail.append(points)
             self._tail_size += len(points.refs)
 
-    def select(self, refs: RefArray, min_ms: int, max_ms: int) -> Points:
-        """Return the points of some series (``refs`` rising) in a time range, sorted."""
+    def view(self) -> PointsView:
+        """Return what is here now; later appends and seals do not change it."""
         with self._lock:
             if self._tail_size > max(self._TAIL_MAX, len(self._bulk.refs) // 4):
                 self._merge_tail()
-            sealing, bulk, tail = self._sealing, self._bulk, list(self._tail)
-        # In order of arrival: where two have the same series and time, the later one stays.
-        parts = [_pick_sorted(sealing, refs), _pick_sorted(bulk, refs)]
-        parts += [_pick(points, refs) for points in tail]
-        points = Points.join(p for p in parts if len(p.refs)).sorted()
-        keep = (points.ts_ms >= min_ms) & (points.ts_ms <= max_ms)
-        return points if keep.all() else points.where(keep)
-
-    def days(self) -> set[int]:
-        """Return the UTC days that the points fall in."""
-        with self._lock:
-            parts = [self._sealing, self._bulk, *self._tail]
-        return {day for p in parts for day in np.unique((p.ts_ms - 1) // DAY_MS).tolist()}
-
-    def refs_between(self, min_ms: int, max_ms: int) -> set[int]:
-        """Return the series that have a point with ``min_ms <= t <= max_ms``."""
-        with self._lock:
-            parts = [self._sealing, self._bulk, *self._tail]
-        found: set[int] = set()
-        for points in parts:
-            within = (points.ts_ms >= min_ms) & (points.ts_ms <= max_ms)
-            found |= set(np.unique(points.refs[within]).tolist())
-        return found
+            elif len(self._tail) > self._BATCHES_MAX:
+                self._tail = [Points.join(self._tail)]
+            return PointsView((self._sealing, self._bulk, *self._tail), 2)
 
     def freeze(self) -> Points:
         """Return all points, sorted, to be sealed; :meth:`drop` or :meth:`thaw` comes next."""

@@ -14,7 +14,7 @@ from .catalogue import Block, Catalogue
 from .codec import crc, decode_chunk, decode_ints
 from .errors import StorageError
 from .frame import ABSENT, BoolArray, FloatArray, Frame, IntArray, RefArray, is_absent
-from .head import HeadView, PointsHead
+from .head import HeadView, PointsView
 from .keys import POINTS_GROUP, REF_MAX, day_bounds, day_of, rollup_key
 from .labels import Index
 from .model import Series
@@ -59,7 +59,7 @@ class Querier:
         index: Index,
         groups_of: IntArray,
         heads: Mapping[int, HeadView],
-        points_head: PointsHead,
+        points_head: PointsView,
         catalogue: Catalogue,
         compacted: frozenset[int],
     ) -> None:
@@ -96,10 +96,13 @@ class Querier:
         Yield the samples of some series (``refs`` rising), at most ``rows_max`` series a frame.
         Series without a sample in the range are left out.
         """
+        # Series that came after this snapshot have no samples in it, and perhaps no home yet.
+        refs = refs[refs < len(self._groups_of)]
+        groups = self._groups_of[refs]
+        refs, groups = refs[groups != POINTS_GROUP], groups[groups != POINTS_GROUP]
         if not len(refs):
             return
         pointed = self._points(refs, min_ms, max_ms)
-        groups = self._groups_of[refs]
         order = np.argsort(groups, kind="stable")
         cuts = np.flatnonzero(np.diff(groups[order])) + 1
         for at in np.split(order, cuts):
@@ -199,14 +202,15 @@ class Querier:
             if frame is not None:
                 yield frame
             keep[row] = False
+        found = [self.index.get(ref) for ref in refs.tolist()]
+        keep &= [series is not None for series in found]  # retention may have dropped some
         if not keep.any():
             return
         if not keep.all():
-            cells, refs = cells[keep], refs[keep]
+            cells = cells[keep]
             has_absent = has_absent and bool(absent[keep].any())
-        series = self.resolve(refs)
-        if len(series) == len(refs):  # else: dropped by retention meanwhile
-            yield Frame(series, ts, cells, has_absent, group)
+        series = [s for s, kept in zip(found, keep.tolist(), strict=True) if s is not None and kept]
+        yield Frame(series, ts, cells, has_absent, group)
 
     def _ragged(
         self,
@@ -231,6 +235,8 @@ class Querier:
     def _fill(self, target: FloatArray, refs: RefArray, piece: Piece) -> None:
         source = piece.source
         if isinstance(source, HeadView):
+            if not len(source.refs):
+                return
             sorter = np.argsort(source.refs)
             found = np.searchsorted(source.refs, refs, sorter=sorter)
             found[found == len(source.refs)] = 0

@@ -157,6 +157,7 @@ class WriterThread:
         self._last_full_ms = 0
         self._pool = ThreadPoolExecutor(1, "tachograph-writer")
         self._connection: sqlite3.Connection | None = None
+        self._closed = False
 
     async def open(self) -> None:
         def job() -> None:
@@ -182,6 +183,8 @@ class WriterThread:
             except sqlite3.Error as error:
                 raise translate(error, self._path) from error
 
+        if self._closed:
+            raise StoreUnavailable(f"{self._path} is closed")
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     def make_durable(self, connection: sqlite3.Connection, now_ms: int) -> None:
@@ -209,8 +212,10 @@ class WriterThread:
                 finally:
                     connection.close()
 
-        await asyncio.get_running_loop().run_in_executor(self._pool, job)
-        self._pool.shutdown(wait=True)
+        if not self._closed:
+            self._closed = True
+            await asyncio.get_running_loop().run_in_executor(self._pool, job)
+            self._pool.shutdown(wait=True)
 
 
 class ReaderPool:
@@ -221,6 +226,7 @@ class ReaderPool:
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._pool = ThreadPoolExecutor(threads, "tachograph-reader")
+        self._closed = False
 
     def connection(self) -> sqlite3.Connection:
         """Return this thread's connection, opening it the first time."""
@@ -234,14 +240,21 @@ class ReaderPool:
         """Run ``job`` in one of the threads. Raises as :meth:`WriterThread.run`."""
 
         def call() -> T:
+            if self._closed:
+                raise StoreUnavailable(f"{self._path} is closed")
             try:
                 return job(self.connection())
             except sqlite3.Error as error:
                 raise translate(error, self._path) from error
 
+        if self._closed:
+            raise StoreUnavailable(f"{self._path} is closed")
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._pool.shutdown, True, cancel_futures=True)
+        """Let the jobs that have begun end, refuse those that wait; may be called twice."""
+        # Not `cancel_futures`: who waits would see a cancellation that nobody asked for.
+        self._closed = True
+        await asyncio.to_thread(self._pool.shutdown, True)
         while self._connections:
             self._connections.pop().close()
