@@ -12,6 +12,8 @@ from .tree import ListNode, MappingNode, Node, Origin, Problem, ScalarNode, join
 #: Stands for a value that was wrong; the section above it cannot be built.
 _INVALID: Final = object()
 
+_ARTICLES: Final = {"text": "text", "secret": "text", "integer": "an integer"}
+
 
 class Decoder:
     """
@@ -46,7 +48,8 @@ class Decoder:
 
     def _scalar(self, kind: Scalar, node: Node, path: str) -> Any:
         if not isinstance(node, ScalarNode):
-            return self._wrong(node.origin, path, f"must be a {kind.word}, not {_shape(node)}")
+            wanted = _ARTICLES.get(kind.word, f"a {kind.word}")
+            return self._wrong(node.origin, path, f"must be {wanted}, not {_shape(node)}")
         try:
             value = kind.parse(node.text)
         except ValueError as error:

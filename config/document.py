@@ -16,6 +16,7 @@ from .fields import KnownSetting, settings_of, unsupported_keys
 from .kinds import Choice, Duration, Integer, Kind, ListOf, MapOf, Scalar, Section, Size, Tagged
 from .settings import Config
 from .show import plain_value
+from .tree import join_path
 from .units import DURATION_MAX_MS, SIZE_MAX_BYTES, format_duration, format_size
 
 #: Everything below this line of the page is made by :func:`render_reference`.
@@ -26,8 +27,8 @@ _HEAD: Final = """\
 # yaml-language-server: $schema=tachograph.schema.json
 # (written by: tachograph config schema > tachograph.schema.json)
 #
-# Every setting of Tachograph at its default; a file needs only what differs. Durations are 90s, 5m,
-# 1h30m, 15d or 100y, sizes 512MiB or 2GiB. ${NAME} and ${NAME:-default} in a value are replaced from
+# Every setting of Tachograph at its default; a file needs only what differs. Durations are 90s,
+# 5m, 1h30m, 15d or 100y, sizes 512MiB or 2GiB. ${NAME} and ${NAME:-default} in a value come from
 # the environment, $$ is a plain $. Check a file with: tachograph check config FILE
 """
 
@@ -65,7 +66,7 @@ def render_reference() -> str:
 
 def _template(model: type[Any], indent: str, path: str) -> Iterator[str]:
     for known in settings_of(model):
-        here = f"{path}.{known.key}" if path else known.key
+        here = join_path(path, known.key)
         kind = known.setting.kind
         if not path:
             yield ""
@@ -101,14 +102,13 @@ def _sections() -> Iterator[tuple[str, str, type[Any]]]:
     """Yield (heading, sentence, dataclass) of all sections, those used in many places once."""
     seen: set[type[Any]] = set()
 
-    def walk(model: type[Any], title: str, about: str) -> Iterator[tuple[str, str, type[Any]]]:
+    def walk(model: type[Any], path: str, title: str) -> Iterator[tuple[str, str, type[Any]]]:
         if model in seen:
             return
         seen.add(model)
-        yield title, about, model
+        yield title, _doc(model), model
         for known in settings_of(model):
-            path = known.key if model is Config else f"{title.strip('`')}.{known.key}"
-            yield from below(known.setting.kind, path)
+            yield from below(known.setting.kind, join_path(path, known.key))
 
     def below(kind: Kind, path: str) -> Iterator[tuple[str, str, type[Any]]]:
         if isinstance(kind, ListOf):
@@ -116,15 +116,17 @@ def _sections() -> Iterator[tuple[str, str, type[Any]]]:
         elif isinstance(kind, MapOf):
             yield from below(kind.item, f"{path}.NAME")
         elif isinstance(kind, Section):
-            yield from walk(kind.model, f"`{path}`", _doc(kind.model))
+            yield from walk(kind.model, path, f"`{path}`")
         elif isinstance(kind, Tagged):
             for name, model in kind.models.items():
-                yield from walk(model, f"`{path}` with `{kind.tag}: {name}`", _doc(model))
+                yield from walk(model, path, f"`{path}` with `{kind.tag}: {name}`")
 
-    yield from walk(Config, "Top level", "The keys at the left margin.")
+    yield from walk(Config, "", "Top level")
 
 
 def _doc(model: type[Any]) -> str:
+    if model is Config:
+        return "The keys at the left margin."
     return " ".join((model.__doc__ or "").split())
 
 

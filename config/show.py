@@ -11,15 +11,15 @@ from .settings import Config
 
 def show_config(config: Config) -> str:
     """Return every setting of ``config``, also those at their default, as YAML."""
+    import json
+
     import yaml
 
-    text: str = yaml.safe_dump(
-        plain_section(config),
-        sort_keys=False,
-        allow_unicode=True,
-        default_flow_style=False,
-        width=100,
-    )
+    plain = plain_section(config)
+    # PyYAML folds Unicode's own line breaks into spaces; escaped, they survive.
+    content = json.dumps(plain, ensure_ascii=False)
+    readable = not any(char in content for char in "\x85\u2028\u2029")
+    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=readable, width=100)
     return text
 
 

@@ -20,6 +20,10 @@ ALIASES_MAX: Final = 1_000
 #: Nodes with every alias written out: ten aliases of ten aliases of ... are cheap to write down.
 NODES_MAX: Final = 100_000
 
+# Types that say nothing new; what a value is depends on its setting.
+_TAGS: Final = frozenset(
+    {"!", *(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "seq", "map"))}
+)
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 # What YAML does not allow in a stream; checked first because the C and the Python parser tell its
 # position differently.
@@ -233,6 +237,7 @@ class _Frame:
     anchor: str | None
     key: str | None = None
     key_origin: Origin | None = None
+    key_merges: bool = False
     merges: list[tuple[Origin, Node]] = field(default_factory=list)
 
     @property
@@ -282,8 +287,11 @@ class _Builder:
             origin = Origin(self._source)
             if mark is not None:
                 origin = Origin(self._source, mark.line + 1, mark.column + 1)
-            parts = filter(None, (error.problem, error.context))
-            raise YamlError(Problem(origin, "", f"not YAML: {', '.join(parts)}")) from None
+            text = ", ".join(filter(None, (error.problem, error.context)))
+            begun = error.context_mark
+            if begun is not None and begun.line + 1 != origin.line:
+                text += f" that begins in line {begun.line + 1}"
+            raise YamlError(Problem(origin, "", f"not YAML: {text}")) from None
 
     def _open(self, event: Any, *, is_mapping: bool) -> None:
         origin = self._origin(event)
@@ -326,8 +334,7 @@ class _Builder:
         frame = self._frames[-1]
         assert isinstance(frame.node, MappingNode)
         frame.key, frame.key_origin = event.value, origin
-        if event.value == "<<" and plain:
-            return
+        frame.key_merges = event.value == "<<" and plain
         if event.value in frame.node.entries:
             first = frame.node.entries[event.value][0]
             message = f"already given in line {first.line}; remove one of them"
@@ -360,7 +367,7 @@ class _Builder:
         key, origin = frame.key, frame.key_origin
         assert key is not None
         assert origin is not None
-        if key == "<<":
+        if frame.key_merges:
             frame.merges.append((origin, node))
         else:
             frame.node.entries.setdefault(key, (origin, node))
@@ -383,7 +390,7 @@ class _Builder:
             raise self._error(event, f"more than {NODES_MAX} values, aliases written out")
 
     def _check_tag(self, event: Any) -> None:
-        if event.tag and not event.tag.startswith("tag:yaml.org,2002:") and event.tag != "!":
+        if event.tag and event.tag not in _TAGS:
             self._problem(self._origin(event), self._path(), f"tag {event.tag} has no meaning here")
 
     def _path(self) -> str:

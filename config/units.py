@@ -136,12 +136,15 @@ def format_size(size: int) -> str:
 
 
 def _suggest_duration(text: str) -> str:
+    if len(text) > 40:
+        return "write 5m, 90s or 1h30m"
     number = re.fullmatch(r"\s*([0-9]+)\s*", text)
     if number:
         count = number[1]
         return f"write {count}s or {count}m" if len(count) < 8 else "write a unit, as in 90s or 5m"
-    fixed = _with_units(re.findall(r"([0-9]+)\s*([A-Za-zµ]+)", text))
-    if fixed and _DURATION.fullmatch(fixed) and len(fixed) < 40:
+    parts = re.findall(r"([0-9]+)\s*([A-Za-zµ]+)", text)
+    fixed = _with_units(parts) if re.fullmatch(r"(\s*[0-9]+\s*[A-Za-zµ]+)+\s*", text) else ""
+    if fixed and _DURATION.fullmatch(fixed):
         others = [form for form in ("90s", "1h30m", "5m") if form != fixed][:2]
         return f"write {fixed}, {others[0]} or {others[1]}"
     return "write 5m, 90s or 1h30m"
