@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol, cast
 
 #: Whether a value matches as a whole.
 Test = Callable[[str], bool]
@@ -35,6 +35,12 @@ _GO_WORDS: Final = {
 }
 
 
+class Match(Protocol):
+    """What a match of google-re2 and one of :mod:`re` have in common."""
+
+    def group(self, group: int | str = 0, /) -> str | None: ...
+
+
 @functools.lru_cache(maxsize=1024)  # dashboards and rules repeat the same few hundred
 def compile_regex(pattern: str) -> Test:
     """
@@ -44,17 +50,28 @@ def compile_regex(pattern: str) -> Test:
         ValueError: Not RE2's syntax, too long, or, without google-re2, outside of the subset; the
             message reads like Prometheus'.
     """
+    words = literals(pattern) if len(pattern) <= PATTERN_CHARS_MAX else None
+    if words is not None:
+        return words.__contains__
+    if pattern in (".*", "(.*)"):
+        return _always
+    if pattern == ".+":
+        return bool
+    match = compile_groups(pattern)
+    return lambda value: match(value) is not None
+
+
+def compile_groups(pattern: str) -> Callable[[str], Match | None]:
+    """
+    Return a function that matches a value as a whole and gives its groups, for relabelling.
+
+    Raises:
+        ValueError: As :func:`compile_regex`.
+    """
     if len(pattern) > PATTERN_CHARS_MAX:
         raise ValueError(
             f"error parsing regexp: expression is longer than {PATTERN_CHARS_MAX} characters"
         )
-    words = literals(pattern)
-    if words is not None:
-        return words.__contains__
-    if pattern == ".*":
-        return _always
-    if pattern == ".+":
-        return bool
     engine = _load_re2()
     return _compile_subset(pattern) if engine is None else _compile_re2(engine, pattern)
 
@@ -81,7 +98,7 @@ def _load_re2() -> Any:  # the module is optional and without types
     return re2
 
 
-def _compile_re2(engine: Any, pattern: str) -> Test:
+def _compile_re2(engine: Any, pattern: str) -> Callable[[str], Match | None]:
     options = engine.Options()
     options.dot_nl = True
     options.log_errors = False  # it would write to stderr of whoever embeds us
@@ -97,8 +114,8 @@ def _compile_re2(engine: Any, pattern: str) -> Test:
     except engine.error as error:
         message = _go_message(engine, options, pattern, error)
         raise ValueError(f"error parsing regexp: {message}") from None
-    match = compiled.fullmatch
-    return lambda value: match(value) is not None
+    match: Callable[[str], Match | None] = compiled.fullmatch
+    return match
 
 
 def _go_message(engine: Any, options: Any, pattern: str, error: Exception) -> str:
@@ -114,15 +131,15 @@ def _go_message(engine: Any, options: Any, pattern: str, error: Exception) -> st
     return f"{word}: `{culprit}`" if separator else word
 
 
-def _compile_subset(pattern: str) -> Test:
+def _compile_subset(pattern: str) -> Callable[[str], Match | None]:
     from .regex_subset import translate
 
     try:
         translated = translate(pattern)
     except ValueError as error:
         raise ValueError(f"error parsing regexp: {error}") from None
-    match = re.compile(translated, re.ASCII | re.DOTALL).fullmatch
-    return lambda value: match(value) is not None
+    match: Any = re.compile(translated, re.ASCII | re.DOTALL).fullmatch  # overloaded in typeshed
+    return cast("Callable[[str], Match | None]", match)
 
 
 def _always(_: str) -> bool:

@@ -29,12 +29,14 @@ _CLASSES: Final = {
     "s": r"\t\n\f\r ",
 }
 _CONTROLS: Final = {"a": "\a", "f": "\f", "t": "\t", "n": "\n", "r": "\r", "v": "\v"}
+_NAMED_GROUP: Final = re.compile(r"\(\?P?<([A-Za-z_][A-Za-z0-9_]*)>")
 _COUNT: Final = re.compile(r"\{([0-9]{1,4})(?:(,)([0-9]{0,4}))?\}")
 
 
 def translate(pattern: str) -> str:
     """
-    Return ``pattern`` for :mod:`re` with ``ASCII`` and ``DOTALL``, to be used with ``fullmatch``.
+    Return ``pattern`` for :mod:`re` with ``ASCII`` and ``DOTALL``, to be used with ``fullmatch``;
+    its groups keep their numbers and names.
 
     Raises:
         ValueError: The pattern is wrong, or outside of the subset.
@@ -91,20 +93,29 @@ class _Translator:
                 atom = "plain"
         if len(self._complex) > 1:
             raise ValueError(f"missing closing ): `^(?s:{self._pattern})$`")
-        return "".join(self._out)
+        translated = "".join(self._out)
+        try:
+            re.compile(translated)
+        except re.error as error:  # two groups of one name
+            raise ValueError(f"{error.msg}: `{self._pattern}`") from None
+        return translated
 
     def _take(self, text: str) -> None:
         self._out.append(text)
         self._at += 1
 
     def _open(self) -> None:
-        if self._pattern.startswith("(?:", self._at):
+        named = _NAMED_GROUP.match(self._pattern, self._at)
+        if named:
+            self._at = named.end()
+            self._out.append(f"(?P<{named[1]}>")
+        elif self._pattern.startswith("(?:", self._at):
             self._at += 3
+            self._out.append("(?:")
         elif self._pattern.startswith("(?", self._at):
             raise ValueError(f"`{self._pattern[self._at : self._at + 4]}` {_MISSING}")
         else:
-            self._at += 1
-        self._out.append("(?:")  # no matcher looks at groups
+            self._take("(")
         self._complex.append(False)
         self._branches.append(1)
 

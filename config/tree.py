@@ -129,10 +129,12 @@ class YamlError(Exception):
 
 
 def parse_tree(
-    data: bytes, source: Source, env: Mapping[str, str], problems: list[Problem]
+    data: bytes, source: Source, env: Mapping[str, str] | None, problems: list[Problem]
 ) -> Node | None:
     """
     Parse one YAML document, ``None`` if it is empty; aliases share their node.
+
+    Without ``env`` a ``$`` is a ``$``: variables are for the settings.
 
     Duplicate keys, unset variables and the like are added to ``problems`` and reading goes on.
 
@@ -248,7 +250,9 @@ class _Frame:
 class _Builder:
     """Turns the events of one document into nodes."""
 
-    def __init__(self, source: Source, env: Mapping[str, str], problems: list[Problem]) -> None:
+    def __init__(
+        self, source: Source, env: Mapping[str, str] | None, problems: list[Problem]
+    ) -> None:
         self._source, self._env, self._problems = source, env, problems
         self._frames: list[_Frame] = []
         self._anchors: dict[str, Node] = {}
@@ -325,7 +329,7 @@ class _Builder:
         self._check_tag(event)
         text = event.value
         try:
-            text = expand(text, self._env)
+            text = text if self._env is None else expand(text, self._env)
         except ValueError as error:
             self._problem(origin, self._path(), str(error))
         self._add(ScalarNode(text, origin, plain), event.anchor)

@@ -103,7 +103,7 @@ SCRAPE = "scrape_configs: [{{job_name: a, {}}}]"
         (SCRAPE.format("file_sd_configs: [{files: []}]"), "files: needs at least one file"),
         (
             SCRAPE.format("basic_auth: {username: u}, bearer_token: t"),
-            "scrape_configs[0].bearer_token: at most one of basic_auth, authorization, bearer_token,",
+            "scrape_configs[0].bearer_token: at most one of basic_auth, authorization, bearer",
         ),
         (
             SCRAPE.format("basic_auth: {password: p, password_file: f}"),

@@ -9,6 +9,7 @@ import pytest
 
 from tachograph.config.errors import ConfigError
 from tachograph.config.loader import find_config, load_config, read_config
+from tachograph.config.prometheus import GlobalSettings, ScrapeConfig
 from tachograph.config.secret import Secret
 from tachograph.config.settings import Config
 from tachograph.config.units import DAY, GIB, SECOND, YEAR
@@ -179,8 +180,6 @@ def test_scrape_defaults_are_prometheus(load: Load) -> None:
 
 
 def test_a_config_built_in_python_is_normalised_too() -> None:
-    from tachograph.config.settings import GlobalSettings, ScrapeConfig
-
     config = Config(
         global_=GlobalSettings(scrape_interval_ms=5000, external_labels={"a": "1"}),
         scrape_configs=(ScrapeConfig(job_name="x"),),

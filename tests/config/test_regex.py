@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tachograph.config.regex import compile_regex, literals, re2_available
+from tachograph.config.regex import (
+    Match,
+    _compile_subset,
+    compile_groups,
+    compile_regex,
+    literals,
+    re2_available,
+)
 from tachograph.config.regex_subset import translate
 
 needs_re2 = pytest.mark.skipif(not re2_available(), reason="google-re2 is not installed")
@@ -73,6 +81,20 @@ def test_refusals_stay_off_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("compiled", [compile_groups, _compile_subset])
+def test_groups_can_be_read_by_number_and_name(
+    compiled: Callable[[str], Callable[[str], Match | None]],
+) -> None:
+    match = compiled(r"([^:]+)(?::(?P<port>\d+))?")
+    found = match("host:80")
+    assert found is not None
+    assert (found.group(), found.group(1), found.group("port")) == ("host:80", "host", "80")
+    bare = match("host")
+    assert bare is not None
+    assert bare.group("port") is None
+    assert match("host:http") is None
+
+
 def test_overlong_patterns_are_refused_unread() -> None:
     with pytest.raises(ValueError, match="longer than 65536"):
         compile_regex("(" * 70_000)
@@ -113,7 +135,7 @@ def _subset_matches(pattern: str, value: str) -> bool:
         ".*a.*b.*c",
         "(a|b)" * 15 + ".*",
         "(?=a)",
-        "(?P<n>a)",
+        "(?P<n>a)(?P<n>b)",
         r"(a)\1",
         "a++",
         r"\pL",

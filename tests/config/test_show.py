@@ -96,7 +96,7 @@ def test_text_that_looks_like_variables_or_yaml_reads_back(tmp_path: Path) -> No
     assert load(shown, tmp_path) == config
 
 
-_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=10)
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 
 
 @settings(max_examples=60)

@@ -258,6 +258,12 @@ def test_comments_and_keys_are_left_alone() -> None:
     assert parse("# ${NO}\n${NO}: a # ${NO}\n") == ({"${NO}": "a"}, [])
 
 
+def test_without_an_environment_a_dollar_is_a_dollar() -> None:
+    problems: list[Problem] = []
+    assert plain(parse_tree(b"a: ${NO} $$", SOURCE, None, problems)) == {"a": "${NO} $$"}
+    assert problems == []
+
+
 # --- merging ---------------------------------------------------------------------------------
 
 
