@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 from collections.abc import Coroutine
@@ -92,6 +93,13 @@ class Committer:
             unavailable = StoreUnavailable(str(error))
             self._intake.fail_waiters(waiters, unavailable)
             raise unavailable from error
+        except BaseException as error:
+            # A mistake of ours: it must not cost samples, nor leave anyone waiting for ever.
+            self._intake.put_back(flush)
+            self._intake.fail_waiters(waiters, StoreUnavailable(f"cannot commit: {error!r}"))
+            raise
+        finally:
+            self._intake.landed()
         if self.trouble:
             log.warning("samples are committed again")
             self.trouble = ""
@@ -132,5 +140,8 @@ async def finish(work: Coroutine[object, object, None]) -> None:
         await asyncio.shield(task)
     except asyncio.CancelledError:
         while not task.done():
-            await asyncio.wait([task])
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # told and counted where it happened; nobody waits for it any more
         raise

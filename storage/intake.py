@@ -91,6 +91,7 @@ class Intake:
         self._layouts: list[tuple[int, int, RefArray]] = []
         self._metadata: dict[str, Metadata] = {}
         self._waiters: list[asyncio.Future[None]] = []
+        self._flying: list[asyncio.Future[None]] | None = None  # who waits for the flush under way
         self.wanted = asyncio.Event()  # somebody waits for a commit
         self.bulk = asyncio.Event()  # so much has come together that a commit is worth it now
 
@@ -113,7 +114,7 @@ class Intake:
             )
 
     def add_group(self, group: int, name: str) -> None:
-        self._groups.append((group, name))
+        self._groups.append((group, _storable(name)))
 
     def add_series(self, group: int, series: Series) -> None:
         self._series.append((group, series))
@@ -125,7 +126,9 @@ class Intake:
         return layout
 
     def add_metadata(self, family: str, metadata: Metadata) -> None:
-        self._metadata[family] = metadata
+        self._metadata[_storable(family)] = Metadata(
+            metadata.type, _storable(metadata.help), _storable(metadata.unit)
+        )
 
     def add_record(self, record: Record) -> None:
         self._records.append(record)
@@ -135,13 +138,16 @@ class Intake:
 
     async def committed(self) -> None:
         """Wait for the flush that commits everything added so far."""
-        if self.is_empty and not self._waiters:
-            return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(future)
-        self.wanted.set()
-        if self.samples >= _BULK_SAMPLES:
-            self.bulk.set()
+        if not self.is_empty or self._waiters:
+            self._waiters.append(future)
+            self.wanted.set()
+            if self.samples >= _BULK_SAMPLES:
+                self.bulk.set()
+        elif self._flying is not None:
+            self._flying.append(future)
+        else:
+            return
         await future
 
     @property
@@ -149,7 +155,10 @@ class Intake:
         return bool(self._waiters)
 
     def take(self) -> tuple[Flush, list[asyncio.Future[None]]]:
-        """Hand over everything for one transaction; :meth:`put_back` undoes it."""
+        """
+        Hand over everything for one transaction. :meth:`put_back` undoes it; :meth:`landed` ends it
+        either way.
+        """
         flush = Flush(
             self.next_seq,
             self._groups,
@@ -159,7 +168,7 @@ class Intake:
             self._records,
             self.samples,
         )
-        waiters = self._waiters
+        self._flying = waiters = self._waiters
         self.next_seq += 1
         self._groups, self._series, self._layouts, self._metadata = [], [], [], {}
         self._records, self._waiters, self.samples = [], [], 0
@@ -176,10 +185,19 @@ class Intake:
         self._records[:0] = flush.records
         self.samples += flush.samples
 
+    def landed(self) -> None:
+        """The flush is over; who comes now waits for the next one, if at all."""
+        self._flying = None
+
     def fail_waiters(self, waiters: Iterable[asyncio.Future[None]], error: Exception) -> None:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_exception(error)
+
+
+def _storable(text: str) -> str:
+    """Replace lone surrogates: one of them would keep everything from being committed."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def tick_record(group: int, layout: int, ts_ms: int, refs: RefArray, values: object) -> TickRecord:
