@@ -73,7 +73,7 @@ def store_metrics(store: Store) -> list[SelfMetric]:
             "compaction_seconds_total", "Time spent compacting.", lambda: stats.compaction_seconds
         ),
         SelfMetric(
-            "compacted_days", "Days that have rollups.", lambda: len(store.ledger.compacted)
+            "compacted_dates", "Days (UTC) that have rollups.", lambda: len(store.ledger.compacted)
         ),
         SelfMetric(
             "retention_rows_total",

@@ -27,7 +27,7 @@ _PROCESSES_PER_TURN: Final = 20
 
 _ALL: Final = "all processes of the watch together"
 UP: Final = gauge("process_up", "1 if a process of the watch runs, else 0.")
-COUNT: Final = gauge("process_count", "Processes of the watch that run.")
+COUNT: Final = gauge("process_members", "Processes of the watch that run.")
 START: Final = gauge(
     "process_start_time_seconds", "When the oldest process of the watch began, in Unix time."
 )
