@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
@@ -21,19 +22,25 @@ def type_named(text: str) -> MetricType | None:
 
 
 def labels_fault(
-    name: str, labels: Iterable[tuple[str, object]], limits: StorageLimits
+    name: str, labels: Iterable[tuple[str, object]], limits: StorageLimits | None = None
 ) -> str | None:
     """
     Say what is wrong with a point's name or labels; ``None`` if nothing is.
 
     Names may be any UTF-8. Empty values are allowed: such a label is as good as absent.
+
+    Args:
+        limits: Without them, sizes are left for the store to judge.
     """
-    fault = text_fault("the metric name", name, limits.label_value_bytes)
+    name_bytes = value_bytes = sys.maxsize
+    if limits is not None:
+        name_bytes, value_bytes = limits.label_name_bytes, limits.label_value_bytes
+    fault = text_fault("the metric name", name, value_bytes)
     if fault is not None:
         return fault
     seen: set[str] = set()
     for label, value in labels:
-        fault = text_fault("a label name", label, limits.label_name_bytes)
+        fault = text_fault("a label name", label, name_bytes)
         if fault is not None:
             return fault
         if label in seen:
@@ -46,11 +53,11 @@ def labels_fault(
         if not isinstance(value, str):
             return f"the value of label {label!r} is not a string"
         if value:
-            fault = text_fault(f"the value of label {label!r}", value, limits.label_value_bytes)
+            fault = text_fault(f"the value of label {label!r}", value, value_bytes)
             if fault is not None:
                 return fault
     # The metric name is a label, too.
-    if len(seen) >= limits.labels_per_series:
+    if limits is not None and len(seen) >= limits.labels_per_series:
         return f"{len(seen)} labels; {limits.labels_per_series - 1} are allowed beside the name"
     return None
 
