@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from .. import __version__
 from ..aggregation.compactor import Compactor
-from ..config import Config
+from ..config import Config, validate
 from ..config.diff import diff_configs
 from ..config.errors import ConfigError, TachographError
 from ..config.selector import Matcher
@@ -88,6 +88,8 @@ class Agent:
         Raises:
             TachographError: It cannot run; whatever was started is stopped again.
         """
+        if problems := validate(self.config):
+            raise ConfigError(problems)
         if self._one_process:
             sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self._build()

@@ -12,9 +12,23 @@ from .settings import Config
 from .show import plain_value
 from .tree import join_path
 
-#: Bound when the process starts: sockets are open, files are locked, engines hold data.
-RESTART_PATHS: Final = frozenset(
-    {"listen", "storage.path", "storage.engine", "storage.state_url", "storage.state_url_file"}
+#: Bound when the process starts: sockets are open, files are locked, engines hold data, clients are
+#: served by these limits. A name stands for all that is under it.
+RESTART_PATHS: Final = (
+    "listen",
+    "insecure",
+    "http",
+    "stream",
+    "promql",
+    "metrics.custom",
+    "log",
+    "storage.path",
+    "storage.engine",
+    "storage.durability",
+    "storage.fsync_interval",
+    "storage.ballast_bytes",
+    "storage.state_url",
+    "storage.state_url_file",
 )
 _TEXT_CHARS_MAX: Final = 200
 
@@ -99,7 +113,8 @@ def _items(kind: ListOf, old: Any, new: Any, path: str) -> Iterator[Change]:
 
 
 def _change(kind: Kind, before: Any, after: Any, path: str) -> Change:
-    return Change(path, _text(kind, before), _text(kind, after), path not in RESTART_PATHS)
+    fixed = any(path == each or path.startswith(f"{each}.") for each in RESTART_PATHS)
+    return Change(path, _text(kind, before), _text(kind, after), not fixed)
 
 
 def _text(kind: Kind, value: Any) -> str | None:
