@@ -29,7 +29,7 @@ def test_changes_are_told_setting_by_setting() -> None:
         "http.lifecycle: true -> false",
     ]
     assert diff.sections == {"storage", "rule_files", "http"}
-    assert diff.needs_restart == ()
+    assert [change.path for change in diff.needs_restart] == ["http.lifecycle"]
 
 
 def test_what_needs_a_restart_is_told() -> None:
