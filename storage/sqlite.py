@@ -38,7 +38,8 @@ _UNAVAILABLE: Final = frozenset(
         sqlite3.SQLITE_NOMEM,
     }
 )
-_CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+#: Codes that say "damaged".
+CORRUPT_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 def primary_code(error: sqlite3.Error) -> int:
@@ -58,7 +59,7 @@ def is_full(error: BaseException | None) -> bool:
 def translate(error: sqlite3.Error, path: Path) -> StorageError:
     """Turn an error of SQLite into one of ours, with what to do about it."""
     code = primary_code(error)
-    if code in _CORRUPT:
+    if code in CORRUPT_CODES:
         return StoreCorrupt(
             f"{path} is damaged ({error}); stop the agent and run `tachograph db repair`"
         )

@@ -8,7 +8,7 @@ import math
 def format_value(value: float) -> str:
     """
     Write a sample's value with the fewest digits that give it back, without an exponent unless it
-    is below 1e-6 or from 1e21 on: ``"1"``, ``"0.5"``, ``"1e+21"``, ``"1e-07"``, ``"NaN"``, ``"+Inf"``.
+    is below 1e-6 or from 1e21 on: ``1``, ``0.5``, ``1e+21``, ``1e-07``, ``NaN``, ``+Inf``.
     """
     if value != value:
         return "NaN"

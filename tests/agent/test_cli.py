@@ -93,6 +93,9 @@ def test_what_was_acknowledged_survives_kill_9(
         (row,) = json.loads(capsys.readouterr().out)
         assert row["metric"] == {"__name__": "orders", "job": "shop"}
         assert [value for _, value in row["values"]] == ["5"]
+        _, events = get(f"{agent.url}/api/tachograph/v1/events")
+        kinds = [event["kind"] for event in json.loads(events)["data"]]
+        assert kinds == ["start", "unclean_stop", "start"]
 
 
 def test_sighup_reloads_or_keeps_the_old_configuration(tmp_path: Path) -> None:
