@@ -29,7 +29,7 @@ DEFAULT_LOOKBACK_MS: Final = 5 * 60 * 1000
 # A line takes about 0.1 µs to render, so up to here the event loop waits for 2 ms at most and a
 # trip to another thread and back isn't worth it (benchmarks/exposition_render.py).
 _INLINE_LINES: Final = 20_000
-# zlib does 300 MB/s at level 1; level 6 saves another 8 % of the bytes for twice the time.
+# zlib does 300 MB/s at level 1; level 6 saves another 8 % of the bytes for twice that time.
 _INLINE_GZIP_BYTES: Final = 128 * 1024
 _GZIP_LEVEL: Final = 1
 # Beyond this share of changed values, setting all of them costs less than picking them out.
@@ -191,7 +191,9 @@ class ExpositionRenderer:
         for other, kept in tuple(self._views.items()):
             if kept.asked_ms <= now_ms - self._lookback_ms:
                 del self._views[other]
-        view = self._views.setdefault(style, _View(style, self._metadata, self.stats))
+        view = self._views.get(style)
+        if view is None:
+            view = self._views[style] = _View(style, self._metadata, self.stats)
         view.asked_ms = now_ms
         return view, _Reading(self._known, shown, values)
 

@@ -36,10 +36,10 @@ _SPECIAL_VALUES: Final = {
 _FIELDS: Final = ("name", "labels", "value", "timestamp", "ts", "type", "help", "unit")
 # A text for people; a page of it is plenty.
 _HELP_BYTES_MAX: Final = 4096
-# What a sender repeats from request to request is looked at once. Long labels are left out, so
-# that the whole takes some 10 MB at most.
+# What a sender repeats from request to request is looked at once. Long names and labels are left
+# out, so that the whole takes some 20 MB at most.
 _KNOWN_MAX: Final = 10_000
-_KNOWN_LABEL_BYTES_MAX: Final = 512
+_KNOWN_BYTES_MAX: Final = 512
 _BLANK: Final = re.compile(r"[ \t\r\n]*")
 # An error's position in the whole text is found by counting lines, too slow to do for each line.
 _SPREAD_MAX: Final = 100
@@ -140,7 +140,7 @@ class PointDecoder:
         self._limits, self._max_points = limits, max_points
         self._array = msgspec.json.Decoder(list[_Point])
         self._objects = msgspec.json.Decoder(_Point)
-        self._known: dict[tuple[str, str, bytes], PointSeries | _Bad] = {}
+        self._known: dict[tuple[str, str, bytes], PointSeries | str] = {}
 
     def decode(self, body: bytes, received_ms: int) -> PointBatch:
         """
@@ -221,13 +221,13 @@ class PointDecoder:
             try:
                 known = self._identify(name, type_text, _parse_labels(labels_json))
             except _Bad as bad:
-                known = bad
-            if len(labels_json) <= _KNOWN_LABEL_BYTES_MAX:
+                known = str(bad)
+            if len(name) + len(type_text) + len(labels_json) <= _KNOWN_BYTES_MAX:
                 if len(self._known) >= _KNOWN_MAX:
                     self._known.clear()
                 self._known[key] = known
-        if isinstance(known, _Bad):
-            raise _Bad(str(known))
+        if isinstance(known, str):
+            raise _Bad(known)
         return known
 
     def _identify(self, name: str, type_text: str, pairs: _Pairs) -> PointSeries:

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 
 from tachograph.agent.http.body import Budget, read_body
 from tachograph.agent.http.errors import error_middleware
@@ -39,10 +38,16 @@ class Echo:
     def __init__(self) -> None:
         self.budget = Budget(4 * LIMIT)
         self.timeout_s = 30.0
+        self.requests = asyncio.Event()
         self.session = aiohttp.ClientSession()
-        self.url = ""
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
 
     async def handle(self, request: web.Request) -> web.Response:
+        self.requests.set()
         with self.budget.share() as share:
             body = await read_body(
                 request, LIMIT, share, passthrough=("snappy",), timeout_s=self.timeout_s
@@ -76,12 +81,14 @@ async def _echo(*, auto_decompress: bool) -> AsyncIterator[Echo]:
     echo = Echo()
     app = web.Application(middlewares=[error_middleware])
     app.add_routes([web.post("/", echo.handle)])
-    server = TestServer(app)
-    await server.start_server(auto_decompress=auto_decompress)
-    echo.url = str(server.make_url("/"))
+    # Handlers are not cancelled when their client goes away: so they see what reading raises then.
+    runner = web.AppRunner(app, auto_decompress=auto_decompress, handler_cancellation=False)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    echo.port = runner.addresses[0][1]
     yield echo
     await echo.session.close()
-    await server.close()
+    await runner.cleanup()
     assert echo.budget.used_bytes == 0
 
 
@@ -145,6 +152,12 @@ async def test_damaged_body_is_400(echo: Echo, coding: str, body: bytes) -> None
     assert await echo.refused(body, coding) == (400, "the compressed body is damaged or incomplete")
 
 
+async def test_damaged_body_is_400_whoever_finds_it(any_echo: Echo) -> None:
+    status, error = await any_echo.refused(b"no gzip at all" * 5, "gzip")
+    assert status == 400
+    assert "damaged" in error
+
+
 @pytest.mark.parametrize(
     ("coding", "body"),
     [
@@ -184,11 +197,23 @@ async def test_chunked_body_without_a_length_is_bounded_too(echo: Echo) -> None:
 
 async def test_slow_body_is_408(echo: Echo) -> None:
     echo.timeout_s = 0.05
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(echo.url.split(":")[2][:-1]))
+    reader, writer = await asyncio.open_connection("127.0.0.1", echo.port)
     writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nxxx")
     assert b" 408 " in await reader.readline()
     writer.close()
     await writer.wait_closed()
+
+
+async def test_sender_that_goes_away_is_no_error(
+    echo: Echo, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", echo.port)
+    writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nxxx")
+    await echo.requests.wait()
+    writer.close()
+    await writer.wait_closed()
+    assert await echo.post(b"x") == (200, b"x")
+    assert [record for record in caplog.records if record.levelno >= 30] == []
 
 
 async def test_requests_that_together_hold_too_much_are_sent_away(echo: Echo) -> None:

@@ -129,6 +129,13 @@ async def test_unexpected_error_is_logged_once_and_tells_the_client_nothing(
     assert SECRET in caplog.text
 
 
+async def test_broken_connection_of_our_own_is_unexpected(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert (await client.get(raising(ConnectionResetError(SECRET))))[0] == 500
+    assert SECRET in caplog.text
+
+
 async def test_path_can_not_forge_a_log_line(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -142,6 +143,47 @@ def test_histogram_without_its_last_bucket_is_shown_as_unknown_metrics(
         assert len(read(text, style)) == 4
 
 
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda store: store.put("w_bucket", 1, {"le": "many"}, kind=Kind.BUCKET),
+        lambda store: store.put("w_bucket", 1, {"le": "5.0"}, kind=Kind.BUCKET),
+        lambda store: store.put("w", 1),
+        lambda store: store.put("w_sum", 1, {"x": "y"}),
+        lambda store: (store.put("w_sum", 1, {"x": "y"}), store.put("w_count", 1, {"x": "y"})),
+    ],
+    ids=["bound no number", "bound twice", "bare name", "sum alone", "no buckets"],
+)
+@pytest.mark.parametrize("style", [TEXT, OPENMETRICS])
+def test_histogram_that_is_no_whole_is_shown_as_unknown_metrics(
+    store: ExposedStore, break_it: Callable[[ExposedStore], object], style: Style
+) -> None:
+    store.describe("w", HISTOGRAM)
+    store.histogram("w", {"5": 1, "+Inf": 2})
+    assert "# TYPE w histogram" in rendered(store, style)
+    break_it(store)
+    text = rendered(store, style)
+    assert "histogram" not in text
+    assert len(read(text, style)) == len(store.known)
+
+
+@pytest.mark.parametrize("quantile", ["2", "much"])
+def test_summary_with_an_impossible_quantile_is_shown_as_unknown(
+    store: ExposedStore, quantile: str
+) -> None:
+    store.describe("w", SUMMARY)
+    store.put("w", 1, {"quantile": quantile})
+    assert rendered(store) == f'# TYPE w untyped\nw{{quantile="{quantile}"}} 1\n'
+
+
+def test_stateset_without_its_label_is_shown_as_unknown_in_openmetrics(
+    store: ExposedStore,
+) -> None:
+    store.describe("door", STATESET)
+    store.put("door", 1)
+    assert "# TYPE door unknown" in rendered(store, OPENMETRICS)
+
+
 def test_summary_sorts_its_quantiles(store: ExposedStore) -> None:
     store.describe("wait_seconds", SUMMARY)
     store.put("wait_seconds_count", 9)
@@ -181,6 +223,17 @@ def test_names_that_clash_in_openmetrics_are_all_shown(store: ExposedStore) -> N
     text = rendered(store, OPENMETRICS)
     assert text == ("# TYPE jobs gauge\njobs 1\n# TYPE jobs_total unknown\njobs_total 2\n# EOF\n")
     assert read(text, OPENMETRICS) == {("jobs", ()): 1, ("jobs_total", ()): 2}
+
+
+def test_families_that_would_own_one_name_are_taken_apart(store: ExposedStore) -> None:
+    store.describe("w", HISTOGRAM)
+    store.histogram("w", {"1": 1, "+Inf": 1})
+    store.put("w_count_total", 5, kind=Kind.COUNTER)  # a family called w_count
+    text = rendered(store, OPENMETRICS)
+    assert "# TYPE w_count_total unknown\nw_count_total 5\n" in text
+    assert len(read(text, OPENMETRICS)) == 5
+    assert "# TYPE w histogram" in rendered(store)
+    assert "# TYPE w_count_total counter" in rendered(store)
 
 
 def test_names_beyond_the_classic_ones_are_escaped_or_quoted(store: ExposedStore) -> None:
@@ -236,8 +289,7 @@ def test_bounds_have_one_spelling_in_openmetrics(bound: float, text: str) -> Non
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
-@pytest.mark.parametrize("style", [TEXT])
-def test_promtool_finds_nothing_to_say(store: ExposedStore, style: Style) -> None:
+def test_promtool_finds_nothing_to_say(store: ExposedStore) -> None:
     store.describe("jobs_total", COUNTER, "Jobs.")
     store.put("jobs_total", 3, {"kind": "a\\b"})
     store.describe("room_celsius", GAUGE, "Room.")
@@ -251,7 +303,7 @@ def test_promtool_finds_nothing_to_say(store: ExposedStore, style: Style) -> Non
     store.put("nap_seconds_count", 1e16)
     result = subprocess.run(
         ["promtool", "check", "metrics"],
-        input=rendered(store, style),
+        input=rendered(store),
         capture_output=True,
         text=True,
         timeout=30,

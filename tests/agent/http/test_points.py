@@ -212,7 +212,7 @@ async def test_list_of_bad_points_is_bounded(server: Server) -> None:
 
 
 async def test_many_points_are_all_stored_in_order(server: Server) -> None:
-    points = [{"name": f"m{n % 7}", "value": n} for n in range(45_000)]
+    points = [{"name": f"m{n % 700}", "value": n} for n in range(45_000)]
     body = gzip.compress(json.dumps(points).encode())
     server.endpoint._body_bytes_max = 4 << 20
     server.endpoint.budget.max_bytes = 16 << 20
@@ -286,7 +286,7 @@ async def test_metadata_is_kept_and_only_news_are_told_to_the_store(server: Serv
     known = Metadata(MetricType.COUNTER, "Some.", "s")
     assert server.store.families.metadata("a_total") == known
     assert (await server.post({"name": "a_total", "value": 2, "type": "counter"}))[0] == 204
-    assert (await server.post({"name": "a_total", "value": 2, "unit": "s"}))[0] == 204
+    assert (await server.post({"name": "a_total", "value": 2, "help": "Some."}))[0] == 204
     assert server.store.families.metadata("a_total") == known
     server.store.limit = 1
     await server.post({"name": "b_total", "value": 1, "type": "counter"})
