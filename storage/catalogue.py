@@ -87,8 +87,17 @@ class PartNumbers:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._taken: dict[int, dict[int, int]] = {}  # window -> group -> highest part
+        self._points = list(catalogue.blocks.get(POINTS_GROUP, ()))
         for block in catalogue:
             self._take(block.window, block.group, block.part)
+
+    def window_of_points(self, window: int, min_ms: int, max_ms: int) -> int:
+        """
+        Return the window, this one or later, in which new points of these times come after all that
+        they may replace: blocks of points overlap in time, and readers take them by their keys.
+        """
+        met = (b.window for b in self._points if b.min_ms <= max_ms and b.max_ms >= min_ms)
+        return max([window, *met])
 
     def next(self, group: int, window: int) -> int | None:
         """Return the next part of a window, or ``None`` if it has no room for another."""

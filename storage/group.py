@@ -41,17 +41,30 @@ class Group:
         values = without_absent(values)
         if self._refs is None or not np.array_equal(self._refs, refs):
             self._learn(refs)
-        foreign = self._foreign
-        if foreign is not None:
-            store.take_points(refs[foreign], np.full(int(foreign.sum()), ts_ms), values[foreign])
-            refs, values = refs[~foreign], values[~foreign]
+        layout = self._layout
+        if self._foreign is not None:
+            refs, values = self._put_aside(ts_ms, refs, values, self._foreign)
+        if ts_ms <= store.point_times.newest_ms:
+            met = store.point_times.reach(refs, ts_ms)
+            if met.any():
+                refs, values = self._put_aside(ts_ms, refs, values, met)
+                layout = 0
+        if not len(refs):
+            return
         row = self.head.place(ts_ms)
         if row is None:
             store.take_points(refs, np.full(len(refs), ts_ms), values)
             return
         self.head.write(row, ts_ms, refs, values)
-        members = refs if self._layout else refs.copy()
-        store.take_tick(tick_record(self.number, self._layout, ts_ms, members, values))
+        members = refs if layout else refs.copy()
+        store.take_tick(tick_record(self.number, layout, ts_ms, members, values))
+
+    def _put_aside(
+        self, ts_ms: int, refs: RefArray, values: FloatArray, which: BoolArray
+    ) -> tuple[RefArray, FloatArray]:
+        """Keep some samples of a tick as points; return the others."""
+        self._store.take_points(refs[which], np.full(int(which.sum()), ts_ms), values[which])
+        return refs[~which], values[~which]
 
     def forget_layouts(self) -> None:
         """Number the member lists anew: the rows of the old ones go with the journal."""

@@ -300,6 +300,48 @@ class PointsHead:
         self._tail, self._tail_size = [], 0
 
 
+class PointTimes:
+    """
+    Time of the newest point of each series, by its number, sealed ones included.
+
+    Readers let a point win over a tick of the same time. So that the last write wins, a sample of a
+    tick that may meet a point has to become a point itself.
+    """
+
+    def __init__(self) -> None:
+        #: The newest time of all: a later tick meets no point.
+        self.newest_ms = -1
+        self._unknown_ms = -1
+        self._by_ref: IntArray = np.full(1024, -1, np.int64)
+
+    def restore(self, newest_ms: int) -> None:
+        """After a restart: any series may have points up to this time."""
+        self.newest_ms = max(self.newest_ms, newest_ms)
+        self._unknown_ms = max(self._unknown_ms, newest_ms)
+        np.maximum(self._by_ref, newest_ms, out=self._by_ref)
+
+    def note(self, refs: RefArray, ts_ms: IntArray) -> None:
+        if len(refs):
+            self._make_room(refs)
+            np.maximum.at(self._by_ref, refs, ts_ms)
+            self.newest_ms = max(self.newest_ms, int(ts_ms.max()))
+
+    def reach(self, refs: RefArray, ts_ms: int) -> BoolArray:
+        """Tell which series may have a point at this time or later."""
+        if not len(refs):
+            return np.empty(0, np.bool_)
+        self._make_room(refs)
+        later: BoolArray = self._by_ref[refs] >= ts_ms
+        return later
+
+    def _make_room(self, refs: RefArray) -> None:
+        top, room = int(refs.max()), len(self._by_ref)
+        if top >= room:
+            grown = np.full(max(top + 1, room * 2), self._unknown_ms, np.int64)
+            grown[:room] = self._by_ref
+            self._by_ref = grown
+
+
 def _pick_sorted(points: Points, refs: RefArray) -> Points:
     if not len(points.refs):
         return points

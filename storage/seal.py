@@ -107,9 +107,7 @@ def chunk_rows(
                 yield _chunk_row(block_key, ref, data)
 
 
-def seal_points(
-    points: Points, parts: PartNumbers, window: int | None = None, *, pco: bool = True
-) -> list[SealedBlock]:
+def seal_points(points: Points, parts: PartNumbers, *, pco: bool = True) -> list[SealedBlock]:
     """Encode points (sorted by series and time), one block a UTC day."""
     days = (points.ts_ms - 1) // DAY_MS
     sealed = []
@@ -119,7 +117,7 @@ def seal_points(
         first_ms, last_ms = int(ts.min()), int(ts.max())
         members, starts = np.unique(refs, return_index=True)
         ends = [*starts.tolist()[1:], len(refs)]
-        key = points_key(window_of(first_ms) if window is None else window, parts)
+        key = points_key(parts.window_of_points(window_of(first_ms), first_ms, last_ms), parts)
         chunks = [
             points_chunk(key, ref, ts[low:high], values[low:high], pco=pco)
             for ref, low, high in zip(members.tolist(), starts.tolist(), ends, strict=True)

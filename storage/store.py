@@ -22,7 +22,7 @@ from .days import Days
 from .errors import StorageError, StoreUnavailable
 from .frame import BoolArray, FloatArray, IntArray, RefArray
 from .group import Group, without_absent
-from .head import Points, PointsHead
+from .head import Points, PointsHead, PointTimes
 from .intake import Intake, points_record
 from .journal import JournalError, PointsRecord, TickRecord
 from .keys import POINTS_GROUP
@@ -90,6 +90,7 @@ class Store:
         self._groups: dict[str, Group] = {}
         self._by_number: dict[int, Group] = {}
         self._points = PointsHead()
+        self.point_times = PointTimes()
         self._intake = Intake()
         self.committer = Committer(
             settings, clock, self._intake, self.writer, self.ballast, self.stats
@@ -338,6 +339,7 @@ class Store:
         self.homes(refs)
         record = points_record(refs, ts_ms, values)
         self._points.append(Points(record.refs, record.ts_ms, record.values))
+        self.point_times.note(record.refs, record.ts_ms)
         self._intake.add_record(record)
         self.stats.points_appended += len(refs)
         self._announce(record.refs, record.ts_ms, record.values)
@@ -429,6 +431,7 @@ class Store:
         self.families.load(found.metadata)
         self.ledger.compacted = frozenset(found.compacted)
         self.ledger.catalogue = found.catalogue
+        self.point_times.restore(found.catalogue.newest_ms(POINTS_GROUP))
         for number, name in found.groups.items():
             if number != POINTS_GROUP:
                 group = self._add_group(number, name)
@@ -487,6 +490,7 @@ class Store:
     def _replay_points(self, record: PointsRecord) -> None:
         self.stats.recovered_samples += len(record.values)
         self._points.append(Points(record.refs, record.ts_ms, record.values))
+        self.point_times.note(record.refs, record.ts_ms)
         self.current.update(record.refs, record.ts_ms, record.values)
 
     def _query(
