@@ -33,12 +33,19 @@ from .collectors.scrape import ScrapeSource
 from .collectors.scrape_http import open_session
 from .collectors.scrape_pool import ScrapePool
 from .collectors.source import Source
-from .http import events, exposition, info, lifecycle, points, stored
+from .http import events, exposition, info, lifecycle, stored
+from .http.points import PointsEndpoint
 from .http.server import HttpServer, is_loopback, split_listen
 from .loop_lag import LoopLag
 from .maintenance import Maintenance
 from .sdnotify import ServiceManager
-from .selfmetrics import collection_metrics, process_metrics, store_metrics, stream_metrics
+from .selfmetrics import (
+    collection_metrics,
+    edge_metrics,
+    process_metrics,
+    store_metrics,
+    stream_metrics,
+)
 from .selfmon import SelfMonitor
 from .stream.hub import Hub
 from .stream.server import StreamServer
@@ -238,6 +245,7 @@ class Agent:
             is_local=is_local,
             allowed_hosts=config.http.allowed_hosts,
         )
+        self.points = PointsEndpoint(self.store, clock, config.storage.limits, config.http)
         self.exposition = exposition.ExpositionRenderer(
             self.store.index,
             self.store.current,
@@ -250,7 +258,7 @@ class Agent:
             [
                 *lifecycle.routes(self, allow_reload=config.http.lifecycle),
                 *exposition.routes(self.exposition, clock),
-                *points.routes(self.store, clock, config.storage.limits, config.http),
+                *self.points.routes(),
                 *events.routes(self.state, clock),
                 *info.routes(self.store, __version__, clock.now_ms(), self._source_facts),
                 *stored.routes(self.store, clock, self.maintenance.seal_and_compact),
@@ -317,6 +325,7 @@ class Agent:
             *store_metrics(self.store),
             *stream_metrics(self.hub.stats),
             *collection_metrics(self.schedule.stats, self.scrapes.stats),
+            *edge_metrics(self.points, self.recorder.stats, self.exposition.stats),
             *process_metrics(__version__, self.server, self._supervisor, lambda: self._last_reload),
         ]
         interval_ms = self.config.metrics.collection.performance_interval_ms

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from ..storage.stats import StoreStats
 from ..storage.store import Store
+from .client.recorder import RecorderStats
 from .collectors.schedule import ScheduleStats
 from .collectors.scrape import ScrapeStats
+from .http.exposition import ExpositionStats
+from .http.points import PointsEndpoint
 from .http.server import HttpServer
 from .selfmon import SelfMetric
 from .stream.stats import StreamStats
@@ -156,6 +159,44 @@ def collection_metrics(schedule: ScheduleStats, scrape: ScrapeStats) -> list[Sel
             lambda: scrape.duplicates,
         ),
         SelfMetric("scraped_bytes_total", "Bytes of scraped pages.", lambda: scrape.body_bytes),
+    ]
+
+
+def edge_metrics(
+    points: PointsEndpoint, recorder: RecorderStats, exposition: ExpositionStats
+) -> list[SelfMetric]:
+    return [
+        SelfMetric(
+            "points_requests_total", "Bodies of pushed points.", lambda: points.stats.requests
+        ),
+        SelfMetric("points_stored_total", "Pushed points stored.", lambda: points.stats.stored),
+        SelfMetric(
+            "points_refused_total",
+            "Pushed points refused, by who found the fault.",
+            lambda: points.stats.refused,
+            "by",
+        ),
+        SelfMetric(
+            "body_bytes_held", "Bytes of bodies being read.", lambda: points.budget.used_bytes
+        ),
+        SelfMetric(
+            "bodies_refused_total",
+            "Requests sent away as too many bodies were being read.",
+            lambda: points.budget.refused,
+        ),
+        SelfMetric("recorded_values_total", "Values of record() stored.", lambda: recorder.stored),
+        SelfMetric(
+            "recorded_values_dropped_total",
+            "Values of record() lost, by reason.",
+            lambda: recorder.dropped,
+            "reason",
+        ),
+        SelfMetric("expositions_total", "Pages of /metrics made.", lambda: exposition.renders),
+        SelfMetric(
+            "exposition_hidden_series",
+            "Series without a place on /metrics.",
+            lambda: exposition.hidden,
+        ),
     ]
 
 
