@@ -9,7 +9,7 @@ timestamp or an exemplar among it, goes the long way through :mod:`.exposition_l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,6 +27,7 @@ from .exposition_lines import (
     parse_exemplar,
     parse_labels,
     parse_timestamp,
+    shown,
     split_sample,
     type_named,
 )
@@ -38,6 +39,14 @@ NO_TIMESTAMP: Final = -(2**63)
 # A page is cut into blocks of whole lines: the line objects of a block weigh up to ten times its
 # text, and 1 MiB keeps them in the CPU's cache while costing nothing per line.
 BLOCK_BYTES: Final = 1 << 20
+# A page of one box has some thousands; a store takes 100,000 series unless told otherwise. What is
+# new costs some 500 bytes a sample until it is stored, so this keeps a hostile page near 120 MB.
+SAMPLES_MAX: Final = 250_000
+# 64 labels of 4 KiB, the most a store takes unless told otherwise. Undoing the escapes of a line
+# that is all escapes takes 60 times its length.
+LINE_BYTES_MAX: Final = 256 * 1024
+# A page has so many lines for each of the most samples: two comments a family, and blank ones.
+_LINES_PER_SAMPLE: Final = 4
 # As the OpenMetrics specification has it; Prometheus drops longer ones, too.
 EXEMPLAR_LABELS_MAX_CHARS: Final = 128
 
@@ -123,9 +132,13 @@ class Parser:
 
     It remembers a number (slot) for each series and keeps counting up from 0 until
     :meth:`forget`. The caller decides when: a target whose labels vary would else fill it.
+
+    Args:
+        samples_max: A page of more is refused.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, samples_max: int = SAMPLES_MAX) -> None:
+        self._samples_max = samples_max
         self._syntax = Syntax.TEXT
         self._memory = _Memory()
 
@@ -143,33 +156,29 @@ class Parser:
         """How many spellings of series and how many comments are remembered."""
         return len(self._memory.slots) + len(self._memory.comments)
 
-    def parse(self, body: bytes, syntax: Syntax) -> Page:
+    def parse(self, body: bytes | bytearray, syntax: Syntax) -> Page:
         """
         Read a page. One in another format than the one before makes the parser forget first: a key
         may be right in one format and wrong in the other.
 
         Raises:
-            ExpositionError: A line is bad, or OpenMetrics' ``# EOF`` is not the last one. Nothing
-                that was new on this page is remembered.
+            ExpositionError: A line is bad, or there are too many samples, or OpenMetrics' ``# EOF``
+                is not the last line. Nothing that was new on this page is remembered.
         """
         if syntax is not self._syntax:
             self.forget()
             self._syntax = syntax
-        ended = syntax is Syntax.TEXT
-        if not ended:
-            for end in (b"# EOF\n", b"# EOF"):
-                if body.endswith(b"\n" + end) or body == end:
-                    body, ended = body[: -len(end)], True
-                    break
-        run = _Run(self._memory, syntax)
-        if not all(run.read(block) for block in _blocks(body)):
+        length = len(body) if syntax is Syntax.TEXT else _before_eof(body)
+        end = len(body) if length is None else length
+        run = _Run(self._memory, syntax, self._samples_max)
+        if not all(run.read(block) for block in _blocks(body, end)):
             # Something is wrong somewhere. Look at each line by itself, to find it and say where;
             # or to find that all was well and only unusual.
             run.undo()
-            run = _Run(self._memory, syntax)
-            run.read_carefully(body)
+            run = _Run(self._memory, syntax, self._samples_max)
+            run.read_carefully(_blocks(body, end))
         page = run.page()
-        if not ended:
+        if length is None:
             run.undo()
             raise ExpositionError(body.count(b"\n") + 1, "data does not end with # EOF", page)
         self._memory.last_slots = page.slots
@@ -206,8 +215,8 @@ class _Memory:
 class _Run:
     """One page on its way into a memory."""
 
-    def __init__(self, memory: _Memory, syntax: Syntax) -> None:
-        self._memory, self._syntax = memory, syntax
+    def __init__(self, memory: _Memory, syntax: Syntax, samples_max: int) -> None:
+        self._memory, self._syntax, self._samples_max = memory, syntax, samples_max
         self._slots: list[int] = []
         self._tokens: list[bytes] = []  # of the values not yet converted
         self._values: list[FloatArray] = []
@@ -216,11 +225,14 @@ class _Run:
         self._new_keys: list[bytes] = []
         self._new: list[tuple[int, dict[str, str]]] = []
         self._changed: set[str] = set()
+        self._lines = 0
+        self._lines_max = samples_max * _LINES_PER_SAMPLE
 
     def read(self, lines: list[bytes]) -> bool:
         """Read a block; False if a line is wrong, or too unusual to be sure of."""
         get, slots, tokens = self._memory.slots.get, self._slots, self._tokens
         comments = self._memory.comments
+        self._lines += len(lines)
         try:
             for line in lines:
                 head, _, tail = line.rpartition(b" ")
@@ -240,20 +252,21 @@ class _Run:
                 return False
         self._values.append(values)
         tokens.clear()
-        return True
+        return len(slots) <= self._samples_max and self._lines <= self._lines_max
 
-    def read_carefully(self, body: bytes) -> None:
+    def read_carefully(self, blocks: Iterable[list[bytes]]) -> None:
         """Read the whole page line by line, taking nothing for known but labels."""
-        number = 0
         try:
-            for block in _blocks(body):
+            for block in blocks:
                 for line in block:
-                    number += 1
+                    self._lines += 1
+                    if self._lines > self._lines_max:
+                        raise LineError(f"more than {self._lines_max} lines")
                     self._read_line(line)
         except LineError as error:
             page = self.page()
             self.undo()
-            raise ExpositionError(number, str(error), page) from None
+            raise ExpositionError(self._lines, str(error), page) from None
 
     def undo(self) -> None:
         """Take what was new out of the memory again."""
@@ -295,6 +308,8 @@ class _Run:
         self._tokens.append(token)
 
     def _read_line(self, line: bytes) -> None:
+        if len(line) > LINE_BYTES_MAX:
+            raise LineError(f"longer than {LINE_BYTES_MAX} bytes: {shown(line)}")
         text = line
         if self._syntax is Syntax.TEXT:
             text = line.strip(b" \t")
@@ -304,16 +319,18 @@ class _Run:
         if text.startswith(b"#"):
             self._read_comment(line)
             return
+        if len(self._slots) >= self._samples_max:
+            raise LineError(f"more than {self._samples_max} samples")
         sample = split_sample(line, self._syntax)
         slot = self._slot_of(line, sample)
-        if sample.ts_ms is not None:
-            self._ts_ms[len(self._slots)] = sample.ts_ms
-        self._slots.append(slot)
-        self._tokens.append(sample.token)
         if sample.exemplar is not None:
             labels, value, ts_ms = parse_exemplar(sample.exemplar)
             if sum(len(k) + len(v) for k, v in labels.items()) <= EXEMPLAR_LABELS_MAX_CHARS:
                 self._exemplars.append(Exemplar(slot, labels, value, ts_ms))
+        if sample.ts_ms is not None:
+            self._ts_ms[len(self._slots)] = sample.ts_ms
+        self._slots.append(slot)
+        self._tokens.append(sample.token)
 
     def _slot_of(self, line: bytes, sample: SampleLine) -> int:
         slots = self._memory.slots
@@ -337,6 +354,8 @@ class _Run:
         if meta is not None:
             if meta.keyword == "EOF":
                 raise LineError("unexpected data after # EOF")
+            if len(memory.families) >= self._samples_max and meta.family not in memory.families:
+                raise LineError(f"more than {self._samples_max} metric families")
             family = memory.families.setdefault(meta.family, _Family())
             if self._update(family, meta):
                 self._changed.add(meta.family)
@@ -400,12 +419,21 @@ _KIND_BY_SUFFIX: Final = {
 }
 
 
-def _blocks(body: bytes) -> Iterator[list[bytes]]:
-    """Cut into lists of whole lines; the last line feed begins no line."""
+def _before_eof(body: bytes | bytearray) -> int | None:
+    """Return where the ``# EOF`` begins that ends a page."""
+    for end in (b"# EOF\n", b"# EOF"):
+        if body.endswith(b"\n" + end) or body == end:
+            return len(body) - len(end)
+    return None
+
+
+def _blocks(body: bytes | bytearray, end: int) -> Iterator[list[bytes]]:
+    """Cut what stands before ``end`` into lists of whole lines; a last line feed begins no line."""
+    view = memoryview(body)
     at = 0
-    while at < len(body):
-        end = body.find(b"\n", at + BLOCK_BYTES)
-        if end < 0:
-            end = len(body) - body.endswith(b"\n")
-        yield body[at:end].split(b"\n")
-        at = end + 1
+    while at < end:
+        to = body.find(b"\n", at + BLOCK_BYTES, end)
+        if to < 0:
+            to = end - (body[end - 1] == ord("\n"))
+        yield bytes(view[at:to]).split(b"\n")
+        at = to + 1

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tachograph.agent.ingest.exposition import (
     BLOCK_BYTES,
+    LINE_BYTES_MAX,
     NO_TIMESTAMP,
     ExpositionError,
     Page,
@@ -229,6 +230,32 @@ def test_page_longer_than_a_block_is_one_page() -> None:
     page = read("\n".join(lines))
     assert page.values.tolist() == [float(i) for i in range(3000)]
     assert refused("\n".join([*lines, "bad"])).startswith("line 3001: ")
+
+
+def test_page_of_too_many_samples_is_refused_cold_and_warm() -> None:
+    parser = Parser(samples_max=2)
+    assert len(parser.parse(b"a 1\nb 2\n", TEXT)) == 2
+    for body in (b"a 1\nb 2\nb 3\n", b"a 1\nb 2\nc 3\n"):
+        with pytest.raises(ExpositionError, match=r"^line 3: more than 2 samples$"):
+            parser.parse(body, TEXT)
+        with pytest.raises(ExpositionError, match=r"^line 3: more than 2 samples$"):
+            Parser(samples_max=2).parse(body, TEXT)
+
+
+def test_page_of_too_many_lines_families_or_bytes_in_a_line_is_refused() -> None:
+    with pytest.raises(ExpositionError, match=r"^line 9: more than 8 lines"):
+        Parser(samples_max=2).parse(b"\n" * 100, TEXT)
+    families = b"".join(b"# TYPE f%d gauge\n" % number for number in range(3))
+    with pytest.raises(ExpositionError, match=r"^line 3: more than 2 metric families"):
+        Parser(samples_max=2).parse(families, TEXT)
+    for line in (b"a" * LINE_BYTES_MAX + b" 1", b'a{x="' + b'\\"' * LINE_BYTES_MAX + b'"} 1'):
+        assert "line 2: longer than" in refused(b"b 1\n" + line)
+
+
+def test_bytearray_is_as_good_as_bytes() -> None:
+    assert samples(Parser().parse(bytearray(b"a 1\n# EOF"), OPENMETRICS)) == [
+        ({"__name__": "a"}, 1.0)
+    ]
 
 
 # --- what the comments say --------------------------------------------------------------------

@@ -186,9 +186,10 @@ def escaped(text: str) -> str:
 
 @st.composite
 def lines(draw: st.DrawFn) -> str:
-    labels = draw(st.dictionaries(NAMES, TEXTS, max_size=3))
+    labels: dict[str, str] = draw(st.dictionaries(NAMES, TEXTS, max_size=3))
     inner = ",".join(f'{name}="{escaped(value)}"' for name, value in labels.items())
-    braces = f"{{{inner}}}" if labels or draw(st.booleans()) else ""
+    is_bare = draw(st.booleans()) and not labels
+    braces = "" if is_bare else f"{{{inner}}}"
     stamp = draw(st.none() | st.integers(0, 2**41))
     end = "" if stamp is None else f" {stamp}"
     return f"{draw(NAMES)}{braces} {draw(VALUES)!r}{end}"
