@@ -1,0 +1,143 @@
+"""
+Samples as range functions and selectors need them: series side by side, gaps taken out.
+
+Series that share their times without a gap stay one matrix with one time vector, and a window is a
+pair of column numbers for all of them. The others are moved to the left, each with times of its
+own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...storage.frame import BoolArray, FloatArray, Frame, IntArray, is_absent, is_stale
+from ...storage.model import Labels
+
+#: Cells of one piece of work: 64 series of a day at 10 s. Larger pieces fall out of the cache,
+#: smaller ones cost more calls (benchmarks/promql_queries.py).
+PIECE_CELLS = 1 << 19
+
+
+@dataclass(slots=True)
+class Samples:
+    """
+    Some series and their samples.
+
+    Attributes:
+        labels: One per row.
+        nameless: ``[rows]``, see :class:`.values.Block`.
+        ts_ms: ``[n]`` if shared, else ``[rows, n]``, filled up behind ``counts``.
+        values: ``[rows, n]``.
+        counts: ``[rows]``, how many samples a row has; ``None`` if times are shared.
+    """
+
+    labels: list[Labels]
+    nameless: BoolArray
+    ts_ms: IntArray
+    values: FloatArray
+    counts: IntArray | None = None
+    _keys: tuple[IntArray, IntArray, int, int] | None = field(default=None, repr=False)
+
+    @property
+    def rows(self) -> int:
+        return len(self.labels)
+
+    @property
+    def size(self) -> int:
+        return self.values.size
+
+    def upto(self, edges_ms: IntArray) -> IntArray:
+        """
+        Count the samples at or before each of some times.
+
+        Returns:
+            ``[edges]`` if times are shared, else ``[rows, edges]``.
+        """
+        if self.counts is None:
+            return np.searchsorted(self.ts_ms, edges_ms, side="right")
+        if self._keys is None:
+            self._keys = self._make_keys()
+        keys, starts, base, span = self._keys
+        # One search for all rows: every row has a number range of its own.
+        offsets = np.arange(self.rows, dtype=np.int64)[:, None] * span
+        edges = np.clip(edges_ms - base, 0, span - 1)[None, :] + offsets
+        return np.searchsorted(keys, edges, side="right") - starts[:, None]
+
+    def _make_keys(self) -> tuple[IntArray, IntArray, int, int]:
+        assert self.counts is not None
+        used = np.arange(self.ts_ms.shape[1]) < self.counts[:, None]
+        times = self.ts_ms[used]
+        base = int(times.min()) - 1 if times.size else 0
+        span = int(times.max()) - base + 2 if times.size else 2
+        rows = np.repeat(np.arange(self.rows, dtype=np.int64), self.counts)
+        starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+        return times - base + rows * span, starts, base, span
+
+
+def packed(
+    labels: list[Labels],
+    nameless: BoolArray,
+    ts_ms: IntArray,
+    values: FloatArray,
+    present: BoolArray,
+) -> Samples:
+    """Take out the cells that are not ``present`` by moving what is behind them to the left."""
+    counts = np.count_nonzero(present, axis=1).astype(np.int64)
+    width = int(counts.max(initial=0))
+    row, column = np.nonzero(present)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    place = np.arange(len(row)) - starts[row]
+    new_ts = np.zeros((len(labels), width), np.int64)
+    new_values = np.zeros((len(labels), width))
+    new_ts[row, place] = ts_ms[column] if ts_ms.ndim == 1 else ts_ms[row, column]
+    new_values[row, place] = values[row, column]
+    return Samples(labels, nameless, new_ts, new_values, counts)
+
+
+def from_frame(frame: Frame, first: int, last: int, *, drop_stale: bool) -> Iterator[Samples]:
+    """Yield the rows ``first`` to ``last`` of a frame, those with gaps apart from the others."""
+    values = frame.values[first:last]
+    labels = [series.labels for series in frame.series[first:last]]
+    nameless = np.zeros(len(labels), bool)
+    # Markers are NaNs, so a row whose sum is a number has none; rows are long and sums are fast.
+    suspicious = np.isnan(values.sum(axis=1))
+    if not suspicious.any():
+        yield Samples(labels, nameless, frame.ts_ms, values)
+        return
+    missing = is_absent(values)
+    if drop_stale:
+        missing |= is_stale(values)
+    gappy = missing.any(axis=1)
+    if not gappy.all():
+        rows = np.flatnonzero(~gappy)
+        whole = values if len(rows) == len(labels) else values[rows]
+        yield Samples([labels[i] for i in rows], nameless[rows], frame.ts_ms, whole)
+    if gappy.any():
+        rows = np.flatnonzero(gappy)
+        some = [labels[i] for i in rows]
+        yield packed(some, nameless[rows], frame.ts_ms, values[rows], ~missing[rows])
+
+
+def side_by_side(frames: list[Frame], *, drop_stale: bool) -> Samples:
+    """Put frames of one series each below each other."""
+    width = max(len(frame.ts_ms) for frame in frames)
+    labels = [frame.series[0].labels for frame in frames]
+    ts_ms = np.zeros((len(frames), width), np.int64)
+    values = np.zeros((len(frames), width))
+    present = np.zeros((len(frames), width), bool)
+    for row, frame in enumerate(frames):
+        count = len(frame.ts_ms)
+        ts_ms[row, :count] = frame.ts_ms
+        values[row, :count] = frame.values[0]
+        present[row, :count] = True
+    nameless = np.zeros(len(frames), bool)
+    if np.isnan(values.sum()):
+        present &= ~is_absent(values)
+        if drop_stale:
+            present &= ~is_stale(values)
+        return packed(labels, nameless, ts_ms, values, present)
+    counts = np.array([len(frame.ts_ms) for frame in frames], np.int64)
+    return Samples(labels, nameless, ts_ms, values, counts)

@@ -1,0 +1,168 @@
+"""Reads what selectors ask for and cuts it into pieces that fit the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from ...config.selector import Matcher
+from ...storage.frame import FloatArray, Frame, IntArray, is_stale
+from .budget import Budget
+from .samples import PIECE_CELLS, Samples, from_frame, side_by_side
+from .values import Block
+from .windows import Windows
+
+#: Frames of one series are put side by side until this many rows, so that a row of few samples
+#: doesn't cost as much as a piece.
+_ROWS_TOGETHER = 4096
+
+
+class Querier(Protocol):
+    """Where samples come from."""
+
+    def select(self, matchers: Sequence[Matcher], min_ms: int, max_ms: int) -> Sequence[Frame]:
+        """
+        Return the series that satisfy all matchers, with their samples of ``min_ms`` to ``max_ms``.
+
+        Frames are read once, in order; a sequence that decodes each one when it is asked for keeps
+        memory small.
+        """
+        ...
+
+
+class Selection:
+    """
+    The reading side of one query.
+
+    Args:
+        lookback_ms: How old a sample an instant selector still takes.
+        left_closed: Windows and lookback include their start, as in Prometheus 2.
+    """
+
+    def __init__(
+        self, querier: Querier, budget: Budget, *, lookback_ms: int, left_closed: bool
+    ) -> None:
+        self._querier, self._budget = querier, budget
+        self.lookback_ms, self.left_closed = lookback_ms, left_closed
+
+    def instant(
+        self, matchers: Sequence[Matcher], at_ms: IntArray, *, smoothed: bool = False
+    ) -> Iterator[tuple[Block, IntArray]]:
+        """
+        Yield the newest values at some times, and when they were taken (``[steps]`` or the shape of
+        the block).
+
+        Args:
+            smoothed: Take the value of a line between the samples before and after instead.
+        """
+        back = self.lookback_ms
+        first_ms = int(at_ms.min()) - back + (not self.left_closed)
+        last_ms = int(at_ms.max()) + (back if smoothed else 0)
+        for samples in self.pieces(matchers, first_ms, last_ms, drop_stale=smoothed):
+            latest = samples.upto(at_ms) - 1
+            windows = Windows(samples, latest, latest + 1, at_ms - back, at_ms, at_ms)
+            times_ms = windows.pick_ms(latest)
+            fresh = (latest >= 0) & (times_ms > at_ms - back - self.left_closed)
+            values = windows.pick(latest)
+            mask = np.broadcast_to(fresh, windows.shape)
+            if smoothed:
+                values = _smooth(windows, latest, times_ms, values, back)
+            elif np.isnan(values.sum()):
+                mask = mask & ~is_stale(np.ascontiguousarray(values))
+            self._budget.touch(int(np.count_nonzero(mask)))
+            yield Block(samples.labels, values, mask, samples.nameless), times_ms
+
+    def ranges(
+        self,
+        matchers: Sequence[Matcher],
+        at_ms: IntArray,
+        eval_ms: IntArray,
+        range_ms: int,
+        extension: str = "",
+    ) -> Iterator[Windows]:
+        """Yield the windows of a range selector that end at some times."""
+        reach = self.lookback_ms if extension else 0
+        first_ms = int(at_ms.min()) - range_ms - reach + (not self.left_closed)
+        last_ms = int(at_ms.max()) + (reach if extension == "smoothed" else 0)
+        for samples in self.pieces(matchers, first_ms, last_ms, drop_stale=True):
+            yield self.windows(samples, at_ms, eval_ms, range_ms, extension)
+
+    def windows(
+        self,
+        samples: Samples,
+        at_ms: IntArray,
+        eval_ms: IntArray,
+        range_ms: int,
+        extension: str = "",
+    ) -> Windows:
+        """Lay windows over samples."""
+        start_ms = at_ms - range_ms
+        low = samples.upto(start_ms - self.left_closed)
+        high = samples.upto(at_ms)
+        windows = Windows(
+            samples,
+            low,
+            high,
+            start_ms,
+            at_ms,
+            eval_ms,
+            extension,
+            self.lookback_ms if extension else 0,
+            self.left_closed,
+        )
+        touched = int(windows.counts.sum())
+        self._budget.touch(touched * (samples.rows if low.ndim == 1 else 1))
+        return windows
+
+    def pieces(
+        self, matchers: Sequence[Matcher], min_ms: int, max_ms: int, *, drop_stale: bool
+    ) -> Iterator[Samples]:
+        """Yield the selected samples in pieces; each is forgotten before the next is made."""
+        for samples in self._cut(matchers, min_ms, max_ms, drop_stale):
+            self._budget.check()
+            self._budget.stats.series += samples.rows
+            held = self._budget.hold(samples.size)
+            yield samples
+            self._budget.release(held)
+
+    def _cut(
+        self, matchers: Sequence[Matcher], min_ms: int, max_ms: int, drop_stale: bool
+    ) -> Iterator[Samples]:
+        lone: list[Frame] = []
+        cells = 0
+        for frame in self._querier.select(matchers, min_ms, max_ms):
+            width = len(frame.ts_ms)
+            if not width:
+                continue
+            if len(frame.series) == 1:
+                lone.append(frame)
+                cells += width
+                if cells >= PIECE_CELLS or len(lone) >= _ROWS_TOGETHER:
+                    yield from _nonempty(side_by_side(lone, drop_stale=drop_stale))
+                    lone, cells = [], 0
+                continue
+            rows = max(1, PIECE_CELLS // width)
+            for first in range(0, len(frame.series), rows):
+                for samples in from_frame(frame, first, first + rows, drop_stale=drop_stale):
+                    yield from _nonempty(samples)
+        if lone:
+            yield from _nonempty(side_by_side(lone, drop_stale=drop_stale))
+
+
+def _nonempty(samples: Samples) -> Iterator[Samples]:
+    if samples.size:
+        yield samples
+
+
+def _smooth(
+    windows: Windows, latest: IntArray, times_ms: IntArray, values: FloatArray, back_ms: int
+) -> FloatArray:
+    samples, at_ms = windows.samples, windows.end_ms
+    followed = samples.upto(at_ms + back_ms) > latest + 1
+    next_ms = windows.pick_ms(latest + 1)
+    weight = (at_ms - times_ms) / np.maximum(next_ms - times_ms, 1)
+    after = windows.pick(latest + 1)
+    result: FloatArray = np.where(followed, values + (after - values) * weight, values)
+    return result
