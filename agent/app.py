@@ -25,7 +25,6 @@ from ..storage.model import Series
 from ..storage.state import State
 from ..storage.store import Store
 from .chronicle import Chronicle, Conditions
-from .client.recorder import Recorder
 from .collectors.host import HostSource
 from .collectors.process import ProcessSource, own_process
 from .collectors.schedule import Schedule
@@ -36,6 +35,7 @@ from .collectors.source import Source
 from .http import events, exposition, info, lifecycle, stored
 from .http.points import PointsEndpoint
 from .http.server import HttpServer, is_loopback, split_listen
+from .ingest.recorder import Recorder
 from .loop_lag import LoopLag
 from .maintenance import Maintenance
 from .sdnotify import ServiceManager

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from ..storage.stats import StoreStats
 from ..storage.store import Store
-from .client.recorder import RecorderStats
 from .collectors.schedule import ScheduleStats
 from .collectors.scrape import ScrapeStats
 from .http.exposition import ExpositionStats
 from .http.points import PointsEndpoint
 from .http.server import HttpServer
+from .ingest.recorder import RecorderStats
 from .selfmon import SelfMetric
 from .stream.stats import StreamStats
 from .supervisor import Supervisor

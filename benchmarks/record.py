@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from tachograph.agent.client.recorder import Recorder
+from tachograph.agent.ingest.recorder import Recorder
 from tachograph.config.settings import CustomSettings
 from tachograph.storage.clock import SystemClock
 from tachograph.storage.frame import FloatArray, IntArray, RefArray

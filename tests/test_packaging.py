@@ -21,6 +21,7 @@ AGENT_PARTS: dict[str, set[str]] = {
     "collectors": {"wire", "ingest"},
     "http": {"wire", "ingest"},
     "stream": {"wire", "ingest"},
+    "listeners": {"wire", "ingest"},
     "client": set(),
 }
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 # come with the first flush, when the agent runs and has them anyway.
 from ...storage.errors import SeriesRefused, StoreUnavailable
 from ...storage.model import Labels
-from ..ingest.naming import kind_of, labels_fault, type_named
+from .naming import kind_of, labels_fault, type_named
 
 if TYPE_CHECKING:
     import asyncio

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from support.clock import ManualClock
-from tachograph.agent.client.recorder import Recorder
+from tachograph.agent.ingest.recorder import Recorder
 from tachograph.config.settings import CustomSettings
 from tachograph.storage.errors import SeriesRefused, StoreUnavailable
 from tachograph.storage.frame import FloatArray, IntArray, RefArray
@@ -302,7 +302,7 @@ def test_series_are_looked_up_again_once_there_are_too_many_to_remember(
 
 def test_import_is_light() -> None:
     code = (
-        "import sys, tachograph.agent.client.recorder\n"
+        "import sys, tachograph.agent.ingest.recorder\n"
         "heavy = 'numpy', 'aiohttp', 'sqlite3', 'asyncio', 'msgspec'\n"
         "print([module for module in heavy if module in sys.modules])"
     )

@@ -1,0 +1,1 @@
+"""Doors of the agent beside HTTP: sockets that others push to."""
