@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import re
 import ssl
 import zlib
 from collections.abc import Mapping
@@ -33,6 +34,8 @@ BODY_BYTES_MAX: Final = 64 * 1024 * 1024
 REDIRECTS_MAX: Final = 10
 # Longer than the usual interval of a minute, so that a connection serves the next scrape, too.
 KEEPALIVE_S: Final = 90.0
+# Would end the header, or the request, in the middle.
+_NO_HEADER: Final = re.compile(r"[\r\n\0]")
 # What one step of unpacking adds at most; a bomb goes no further over the limit than this.
 _INFLATE_STEP_BYTES: Final = 1024 * 1024
 
@@ -257,6 +260,9 @@ def _own_headers(client: HttpClient) -> dict[str, str]:
     elif (bearer := client.bearer) is not None:
         credentials = resolve_secret(bearer.credentials, bearer.credentials_file)
         headers["Authorization"] = f"{bearer.type} {credentials.reveal() if credentials else ''}"
+    for name, value in headers.items():
+        if _NO_HEADER.search(name + value):
+            raise ScrapeError("settings", f"header {name!r} holds a line feed or the like")
     return headers
 
 

@@ -8,6 +8,7 @@ reports of every scrape (``up`` and so on), all at one timestamp.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +25,8 @@ from .scrape_page import Named
 # A refused series is asked for again so often: the store counts every refusal, and asking costs
 # more than a sample.
 REFUSED_RETRY_MS: Final = 60_000
+# And so many of them at a time, in turn: a refusal takes some 3 µs of the event loop.
+REFUSED_RETRY_MAX: Final = 500
 
 _NO_REFS: Final[RefArray] = np.empty(0, np.uint32)
 _NO_VALUES: Final[FloatArray] = np.empty(0, np.float64)
@@ -225,10 +228,11 @@ class TargetSeries:
             return 0
 
     def _ask_again(self, ts_ms: int) -> None:
-        group, asked = self._open(), self._refused
-        self._refused, self._refused_ms = {}, ts_ms
-        for slot, one in asked.items():
-            self._refs[slot] = self._ask(group, one, ts_ms)
+        group = self._open()
+        for one in list(itertools.islice(self._refused.values(), REFUSED_RETRY_MAX)):
+            del self._refused[one.slot]  # refused again, it stands last
+            self._refs[one.slot] = self._ask(group, one, ts_ms)
+        self._refused_ms = ts_ms
         self._layout = None
 
     def _arrange(self, slots: IntArray, plain: BoolArray | None) -> _Layout:

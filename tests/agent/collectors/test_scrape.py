@@ -26,6 +26,7 @@ from tachograph.agent.collectors.scrape import (
 )
 from tachograph.agent.collectors.scrape_http import Fetcher, open_session
 from tachograph.agent.collectors.scrape_page import PageRules
+from tachograph.agent.collectors.scrape_series import REFUSED_RETRY_MAX
 from tachograph.agent.collectors.source import Source
 from tachograph.agent.collectors.targets import discover, static_groups
 from tachograph.agent.ingest.exposition import Exemplar
@@ -354,6 +355,17 @@ async def test_refused_series_are_asked_for_again_once_a_minute(bench: Bench) ->
     bench.ts_ms = 121_000
     assert samples(bench.tick()) == {"a": 1.0, "b": 2.0}
     assert bench.source.status.warning == ""
+
+
+async def test_refused_series_are_asked_for_again_in_turn(bench: Bench) -> None:
+    bench.store.allowed = set(REPORT)
+    names = [f"m{number}" for number in range(REFUSED_RETRY_MAX + 100)]
+    await bench.scrape("".join(f"{name} 1\n" for name in names))
+    await bench.scrape()
+    assert bench.store.refusals == len(names) + REFUSED_RETRY_MAX
+    bench.store.allowed = None
+    assert list(samples(await bench.scrape())) == names[:400] + names[500:]
+    assert list(samples(await bench.scrape())) == names
 
 
 async def test_full_store_still_hears_what_it_knows(bench: Bench) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import os
 import shutil
@@ -110,10 +111,30 @@ async def test_nobody_listening_fails() -> None:
     assert exporter.address.partition(":")[2] in str(error)
 
 
-async def test_not_http_at_all_fails() -> None:
-    async def babble(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"220 smtp.example ESMTP\r\n\r\n")
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"220 smtp.example ESMTP\r\n\r\n", id="not HTTP"),
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-", id="half a header"),
+        pytest.param(OK + b"X: " + b"x" * 100_000 + b"\r\n\r\n", id="endless header"),
+        pytest.param(OK + b"X: y\r\n" * 100_000 + b"\r\n", id="endless headers"),
+        pytest.param(OK + b"Content-Length: 9\r\n\r\na 1\n", id="short body"),
+        pytest.param(OK + b"Content-Length: -9\r\n\r\na 1\n", id="negative length"),
+        pytest.param(OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\na 1\n", id="bad chunk"),
+        pytest.param(OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\na 1\n", id="half a chunk"),
+    ],
+)
+async def test_broken_http_fails(answer: bytes) -> None:
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(babble, "127.0.0.1", 0)
     async with server:
@@ -122,6 +143,14 @@ async def test_not_http_at_all_fails() -> None:
         exporter.address = f"{host}:{port}"
         error = await failure(exporter)
     assert error.reason == "connection"
+
+
+async def test_header_that_cannot_be_sent_fails_without_showing_it() -> None:
+    async with Exporter() as exporter:
+        error = await failure(exporter, bearer_token=Secret("hush\nX-Evil: 1"))
+    assert error.reason == "settings"
+    assert "hush" not in str(error)
+    assert exporter.headers == []
 
 
 @pytest.mark.parametrize("chunked", [False, True])
