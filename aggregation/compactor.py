@@ -69,6 +69,7 @@ class Compactor:
 
     async def _compact(self, day: int) -> None:
         store, started_s = self._store, time.monotonic()
+        await store.sealer.sweep()
         blocks = store.days.blocks(day)
         refs, replaced = await store.read(lambda querier: _plan(querier, day, blocks))
         job = _DayJob(day, PartNumbers(store.ledger.catalogue), store.settings.seal.codec != "zlib")

@@ -16,11 +16,11 @@ from typing import Final
 from .catalogue import Block, Ledger
 from .clock import Clock
 from .codec import crc
-from .keys import WINDOWS_PER_DAY, day_of, window_of_day
+from .keys import day_of
 from .seal import INSERT_BLOCK, SealedBlock, bump_generation
 from .sealer import Sealer
 from .sqlite import WriterThread, transaction
-from .sweep import sweep_chunks
+from .sweep import mark_orphaned, unmark_orphaned
 
 RollupRow = tuple[int, bytes]
 
@@ -89,7 +89,9 @@ class Days:
         def job(connection: sqlite3.Connection) -> None:
             with transaction(connection):
                 connection.executemany("DELETE FROM block WHERE id = ?", [(key,) for key in gone])
+                mark_orphaned(connection, gone)
                 connection.executemany(INSERT_BLOCK, [block.row for block in blocks])
+                unmark_orphaned(connection, [each.block.key for each in blocks])
                 connection.execute(_INSERT_DAY, (day, now_ms))
                 if is_whole:
                     connection.execute("DELETE FROM dirty WHERE day = ?", (day,))
@@ -102,6 +104,4 @@ class Days:
             )
 
         await self._writer.run(job)
-        first = window_of_day(day)
-        # A block may have been moved on by up to a day where its window was full.
-        await sweep_chunks(self._writer, first, first + 2 * WINDOWS_PER_DAY)
+        await self._sealer.sweep()

@@ -25,7 +25,7 @@ _SUMMED: Final[dict[str, Callable[[int, bytes], int]]] = {
 }
 _KEYS: Final = {"journal": "seq", "block": "id", "chunk": "id", "rollup": "id"}
 #: Tables whose rows are copied as they are; all have an integer key but the two named last.
-_PLAIN: Final = ("grp", "series", "layout", "day", "quarantine", "dirty", "metadata")
+_PLAIN: Final = ("grp", "series", "layout", "day", "quarantine", "orphaned", "dirty", "metadata")
 
 
 @dataclass(slots=True)

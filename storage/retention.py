@@ -25,8 +25,8 @@ from .stats import StoreStats
 from .sweep import (
     delete_chunks,
     delete_rollups,
+    mark_orphaned,
     rollup_keys,
-    sweep_chunks,
     used_bytes,
     vacuum,
 )
@@ -171,15 +171,13 @@ class Retention:
         def job(connection: sqlite3.Connection) -> None:
             with transaction(connection):
                 connection.executemany("DELETE FROM block WHERE id = ?", [(key,) for key in gone])
+                mark_orphaned(connection, gone)
                 generation = bump_generation(connection)
             self._ledger.change(generation, removed=gone)
 
         await self._writer.run(job)
         self._stats.retention_rows["block"] += len(gone)
-        windows = [key >> 39 for key in gone]
-        self._stats.retention_rows["chunk"] += await sweep_chunks(
-            self._writer, min(windows), max(windows)
-        )
+        self._stats.retention_rows["chunk"] += await self._sealer.sweep()
 
     async def _rollups_by_age(self, now_ms: int, class_of: IntArray | None) -> None:
         for name, tier in _TIERS.items():

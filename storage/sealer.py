@@ -27,6 +27,7 @@ from .seal import (
 )
 from .sqlite import WriterThread, transaction
 from .stats import StoreStats
+from .sweep import mark_orphaned, sweep_orphans, unmark_orphaned
 
 #: Rows per transaction: some 10 ms.
 _SLICE_ROWS: Final = 512
@@ -107,11 +108,19 @@ class Sealer:
 
             def job(connection: sqlite3.Connection, rows: Sequence[ChunkRow] = rows) -> None:
                 with transaction(connection):
+                    mark_orphaned(connection, {row[1] for row in rows})
                     write_chunks(connection, rows)
 
             await self._writer.run(job)
             self._stats.chunks_written += len(rows)
             self._stats.chunk_bytes += sum(len(row[3]) for row in rows)
+
+    async def sweep(self) -> int:
+        """
+        Delete what an attempt to make blocks left behind when it failed, and return how many
+        chunks it was. Comes before every new attempt, under :attr:`lock`.
+        """
+        return await sweep_orphans(self._writer)
 
     async def _seal(self, only: Collection[int] | None) -> None:
         started_s = self._clock.monotonic_s()
@@ -138,9 +147,10 @@ class Sealer:
             except StorageError:
                 self._thaw(groups, with_points)
                 raise
-        parts = PartNumbers(self._ledger.catalogue)
         waiting = list(groups)
         try:
+            await self.sweep()
+            parts = PartNumbers(self._ledger.catalogue)
             for group in groups:
                 view = group.head.view._replace(ticks=group.head.frozen)
                 sealed = await asyncio.to_thread(
@@ -188,6 +198,7 @@ class Sealer:
                     # Points of a closed day: its rollups may be written, or be in the making.
                     if block.day in compacted or (group == POINTS_GROUP and block.day < today):
                         connection.executemany(_MARK_DIRTY, [(block.day, ref) for ref in refs])
+                unmark_orphaned(connection, [block.block.key for block in sealed])
                 connection.execute(_MARK_SEALED, (seq, group))
                 generation = bump_generation(connection)
             self._ledger.change(generation, added=[each.block for each in sealed])

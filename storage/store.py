@@ -25,7 +25,7 @@ from .group import Group, without_absent
 from .head import Points, PointsHead, PointTimes
 from .intake import Intake, points_record
 from .journal import JournalError, PointsRecord, TickRecord
-from .keys import POINTS_GROUP
+from .keys import POINTS_GROUP, REF_MAX
 from .labels import Index
 from .lock import DirectoryLock
 from .metadata import Families
@@ -40,6 +40,7 @@ from .select import Querier
 from .sink import Refusal
 from .sqlite import ReaderPool, WriterThread, is_full, transaction
 from .stats import StoreStats
+from .sweep import mark_orphaned
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -55,6 +56,10 @@ _SNAPSHOT_TRIES: Final = 20_000
 _QUARANTINE: Final = (
     "INSERT INTO quarantine (found_ms, source, key, data) "
     "SELECT ?, ?, id, data FROM {0} WHERE id = ?"
+)
+_QUARANTINE_CHUNKS: Final = (
+    "INSERT INTO quarantine (found_ms, source, key, data) "
+    "SELECT ?, 'chunk', id, data FROM chunk WHERE id BETWEEN ? AND ? AND block = ?"
 )
 _QUARANTINE_JOURNAL: Final = (
     "INSERT INTO quarantine (found_ms, source, key, data) "
@@ -534,8 +539,14 @@ class Store:
                     if connection.execute(sql, (now_ms, table, key)).rowcount:
                         connection.execute(f"DELETE FROM {table} WHERE id = ?", (key,))
                         moved.append((table, key))
+                # Chunks are of no use without their block: its ticks, or the list of its members.
+                gone = [key for table, key in moved if table == "block"]
+                for key in gone:
+                    connection.execute(
+                        _QUARANTINE_CHUNKS, (now_ms, key & ~REF_MAX, key | REF_MAX, key)
+                    )
+                mark_orphaned(connection, gone)
                 generation = bump_generation(connection)
-            gone = [key for table, key in moved if table == "block"]
             self.ledger.change(generation, removed=gone)
             return moved
 

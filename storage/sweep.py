@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from .keys import row_key
+from .keys import REF_MAX
 from .sqlite import WriterThread, transaction
 
 #: Rows per transaction, and pages per step of the vacuum: each some 20 ms (rows of a few kB free
@@ -15,35 +15,59 @@ _SLICE_ROWS: Final = 1_000
 _VACUUM_PAGES: Final = 500
 
 _ORPHANS: Final = (
-    "SELECT id FROM chunk WHERE id >= ? AND id < ? "
+    "SELECT id FROM chunk WHERE id BETWEEN ? AND ? "
     "AND NOT EXISTS (SELECT 1 FROM block WHERE block.id = chunk.block) ORDER BY id LIMIT ?"
 )
+_MARK: Final = "INSERT OR IGNORE INTO orphaned (block) VALUES (?)"
+_UNMARK: Final = "DELETE FROM orphaned WHERE block = ?"
 _ROLLUPS: Final = "SELECT id FROM rollup WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
 
 
-async def sweep_chunks(writer: WriterThread, min_window: int, max_window: int) -> int:
-    """
-    Delete the chunks of some windows (both included) whose block is gone, and return how many.
+def mark_orphaned(connection: sqlite3.Connection, blocks: Iterable[int]) -> None:
+    """Note that chunks of these blocks are written before, or stay after, the blocks' own rows."""
+    connection.executemany(_MARK, [(key,) for key in blocks])
 
-    A block's row goes first, and its chunks count no more; whatever a crash leaves behind is found
-    by the next sweep. The caller holds the lock under which blocks are made: chunks that are
-    being written have no block yet.
+
+def unmark_orphaned(connection: sqlite3.Connection, blocks: Iterable[int]) -> None:
+    """The blocks' rows are there now; must be part of the same transaction."""
+    connection.executemany(_UNMARK, [(key,) for key in blocks])
+
+
+async def sweep_orphans(writer: WriterThread) -> int:
     """
-    low, end = row_key(min_window, 0, 0), row_key(max_window + 1, 0, 0)
+    Delete all chunks whose block is gone or never came, and return how many.
+
+    The caller holds the lock under which blocks are made, and has none in the making. Whoever makes
+    blocks sweeps first: left-over chunks would come to life with the next block of their key.
+    """
+    marked = await writer.run(
+        lambda c: [key for (key,) in c.execute("SELECT block FROM orphaned ORDER BY block")]
+    )
     deleted = 0
-    while True:
+    # Groups share their windows' parts: one look at each range of rows serves all of them.
+    for low in sorted({key & ~REF_MAX for key in marked}):
+        high = low | REF_MAX
+        while True:
 
-        def job(connection: sqlite3.Connection, low: int = low) -> list[int]:
-            ids = [i for (i,) in connection.execute(_ORPHANS, (low, end, _SLICE_ROWS))]
+            def job(connection: sqlite3.Connection, low: int = low, high: int = high) -> list[int]:
+                ids = [i for (i,) in connection.execute(_ORPHANS, (low, high, _SLICE_ROWS))]
+                with transaction(connection):
+                    connection.executemany("DELETE FROM chunk WHERE id = ?", [(i,) for i in ids])
+                return ids
+
+            ids = await writer.run(job)
+            deleted += len(ids)
+            if len(ids) < _SLICE_ROWS:
+                break
+            low = ids[-1] + 1
+    if marked:
+
+        def forget(connection: sqlite3.Connection) -> None:
             with transaction(connection):
-                connection.executemany("DELETE FROM chunk WHERE id = ?", [(i,) for i in ids])
-            return ids
+                unmark_orphaned(connection, marked)
 
-        ids = await writer.run(job)
-        deleted += len(ids)
-        if len(ids) < _SLICE_ROWS:
-            return deleted
-        low = ids[-1] + 1
+        await writer.run(forget)
+    return deleted
 
 
 async def delete_chunks(writer: WriterThread, keys: Sequence[int]) -> int:

@@ -64,6 +64,12 @@ CREATE TABLE chunk (
     data  BLOB NOT NULL
 );
 
+-- Blocks whose chunks may lie about without the block's own row: they are being written, or deleted.
+-- A crash leaves them here, to be swept before the key is used again.
+CREATE TABLE orphaned (
+    block INTEGER PRIMARY KEY
+);
+
 CREATE TABLE rollup (
     id   INTEGER PRIMARY KEY,                -- tier << 60 | (day + 1) << 32 | series
     crc  INTEGER NOT NULL,
