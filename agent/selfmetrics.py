@@ -139,7 +139,9 @@ def stream_metrics(stats: StreamStats) -> list[SelfMetric]:
     ]
 
 
-def collection_metrics(schedule: ScheduleStats, scrape: ScrapeStats) -> list[SelfMetric]:
+def collection_metrics(
+    schedule: ScheduleStats, scrape: ScrapeStats, dropped: Callable[[], Mapping[str, float]]
+) -> list[SelfMetric]:
     return [
         SelfMetric("source_passes_total", "Passes of all sources.", lambda: schedule.passes),
         SelfMetric("clock_steps_total", "Steps of the wall clock.", lambda: schedule.clock_steps),
@@ -158,6 +160,7 @@ def collection_metrics(schedule: ScheduleStats, scrape: ScrapeStats) -> list[Sel
             "Samples left out as their series was in the page before.",
             lambda: scrape.duplicates,
         ),
+        SelfMetric("targets_dropped", "Targets dropped by relabelling, by job.", dropped, "job"),
         SelfMetric("scraped_bytes_total", "Bytes of scraped pages.", lambda: scrape.body_bytes),
     ]
 
