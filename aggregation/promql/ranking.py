@@ -39,12 +39,34 @@ def best(values: FloatArray, mask: BoolArray, limits: IntArray, *, down: bool) -
     Args:
         limits: ``[steps]``, how many to choose.
     """
+    key = values if down else -values
+    if (limits == limits[0]).all() and np.isfinite(np.where(mask, key, 0.0)).all():
+        return _best_finite(key, mask, int(limits[0]))
     chosen = np.zeros(mask.shape, bool)
-    key = -values if down else values
-    order = np.lexsort((key, np.isnan(values), ~mask), axis=0)
+    order = np.lexsort((-key, np.isnan(key), ~mask), axis=0)
     rank = np.arange(len(values))[:, None] < limits
     np.put_along_axis(chosen, order, rank, axis=0)
     return chosen & mask
+
+
+def _best_finite(key: FloatArray, mask: BoolArray, limit: int) -> BoolArray:
+    """Choose the largest of finite keys without sorting them all."""
+    rows = len(key)
+    if limit >= rows:
+        return mask
+    if limit < 1:
+        return np.zeros(mask.shape, bool)
+    key = np.where(mask, key, -np.inf)
+    # Partitioning is several times faster along rows of memory.
+    columns = key.T.copy()
+    columns.partition(rows - limit, axis=1)
+    least = columns[:, rows - limit]
+    above = key > least
+    ties = (key == least) & mask
+    wanted = limit - np.count_nonzero(above, axis=0)
+    if (np.count_nonzero(ties, axis=0) > wanted).any():
+        ties &= np.cumsum(ties, axis=0) <= wanted
+    return above | ties
 
 
 def first_rows(mask: BoolArray, limits: IntArray) -> BoolArray:
