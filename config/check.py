@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from .errors import ConfigError
 from .fields import settings_of
 from .kinds import FilePath, Kind, ListOf, MapOf, Scalar, Section, Tagged
 from .loader import Loaded, problem_lines, read_config
-from .secret import Secret, read_secret
+from .secret import MASK, Secret, read_secret, resolve_secret
 from .settings import Config
+from .sources import CommandSource, SqlSource
+from .sqlurl import check_database_url
 from .tree import Origin, Problem, Source, join_path
 from .units import format_duration
 
@@ -93,6 +96,11 @@ class _Inspector:
                 self._file(kind, value, path)
         self._listen(config)
         self._retention(config)
+        for index, source in enumerate(config.sources):
+            if isinstance(source, SqlSource):
+                self._database(source, f"sources[{index}]")
+            elif isinstance(source, CommandSource):
+                self._program(source, f"sources[{index}]")
         for index, scrape in enumerate(config.scrape_configs):
             if not scrape.static_configs and not scrape.file_sd_configs:
                 path = f"scrape_configs[{index}]"
@@ -103,6 +111,8 @@ class _Inspector:
             if value.exists() and not value.is_dir():
                 self._error(path, f"{value} is not a directory")
             return
+        if path.endswith(".working_directory"):
+            return  # looked at with the command that runs there
         try:
             mode = value.stat().st_mode
             if kind.secret:
@@ -168,6 +178,28 @@ class _Inspector:
                         f"{format_duration(coarser_ms)} is shorter than {finer}'s "
                         f"{format_duration(finer_ms)}; a coarser tier should be kept longer",
                     )
+
+    def _database(self, source: SqlSource, path: str) -> None:
+        """What its URL needs must be installed; nobody is connected to."""
+        try:
+            url = resolve_secret(source.url, source.url_file)
+        except ConfigError:
+            return  # told as a file that cannot be read
+        if not url or url.reveal() == MASK:
+            return
+        problem = check_database_url(url)
+        if problem:
+            self._error(f"{path}.{'url' if source.url else 'url_file'}", problem)
+
+    def _program(self, source: CommandSource, path: str) -> None:
+        name, folder = source.command[0], source.working_directory
+        if folder is not None and not folder.is_dir():
+            self._error(f"{path}.working_directory", f"{folder} is not a directory")
+            return
+        # With a slash it is taken from where it runs, else looked for in PATH.
+        where = os.path.join(folder or "", name) if "/" in name else name
+        if shutil.which(where) is None:
+            self._warn(f"{path}.command[0]", f"there is no program {name!r} here")
 
     def _error(self, path: str, message: str) -> None:
         self.errors.append(Problem(self._origin(path), path, message))

@@ -22,6 +22,8 @@ from .prometheus import (
 )
 from .secret import Secret
 from .settings import Config, ProcessWatch, StorageSettings
+from .sources import CommandSource, HttpJsonSource, SqlSource
+from .sqlurl import has_url_shape
 from .tree import join_path
 from .units import format_duration
 
@@ -40,6 +42,7 @@ _RESERVED_HEADERS: Final = {
     "accept-encoding": "gzip is always offered",
 }
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SD_FILE: Final = re.compile(r"[^*]*(\*[^/]*)?\.(json|yml|yaml)")
 
 _WITH_TARGET: Final = frozenset(
@@ -119,6 +122,18 @@ def _check_timeouts(config: Config) -> Iterator[Finding]:
             yield (
                 f"scrape_configs[{index}].scrape_timeout",
                 f"{timeout} is longer than the scrape_interval of {interval}",
+            )
+
+
+def _check_source_timeouts(config: Config) -> Iterator[Finding]:
+    usual_ms = config.metrics.collection.business_interval_ms
+    for index, source in enumerate(config.sources):
+        interval_ms = source.interval_ms or usual_ms
+        if source.timeout_ms is not None and source.timeout_ms > interval_ms:
+            timeout, interval = format_duration(source.timeout_ms), format_duration(interval_ms)
+            yield (
+                f"sources[{index}].timeout",
+                f"{timeout} is longer than the interval of {interval}",
             )
 
 
@@ -275,6 +290,40 @@ def _check_secret_url(key: str, url: Secret | None) -> Iterator[Finding]:
         yield key, "is not a URL that starts with http:// or https:// (not shown: it is a secret)"
 
 
+def _check_source_metrics(source: SqlSource | HttpJsonSource) -> Iterator[Finding]:
+    if not source.metrics:
+        yield "metrics", "needs at least one metric"
+
+
+def _check_sql(source: SqlSource) -> Iterator[Finding]:
+    yield from _exactly_one(source, "url", "url_file")
+    # The mask passes, so that the output of `config show` can be checked, too.
+    if source.url and source.url.reveal() != "<secret>" and not has_url_shape(source.url):
+        yield (
+            "url",
+            "is not a database URL such as postgresql://user:password@host/database"
+            " (not shown: it is a secret)",
+        )
+
+
+def _check_command(source: CommandSource) -> Iterator[Finding]:
+    if not source.command or not source.command[0]:
+        yield "command", "needs a program"
+    if any("\0" in word for word in source.command):
+        yield "command", "has no NUL character"
+    if source.output == "value" and not source.metric:
+        yield "metric", "is required by output: value"
+    if source.output != "value" and source.metric:
+        yield "metric", f"has no meaning with output: {source.output}"
+    for key in ("environment", "environment_files"):
+        for name in getattr(source, key):
+            if not _VARIABLE_NAME.fullmatch(name):
+                yield f"{key}.{name}", "is not a name of a variable"
+    for name in source.environment_files:
+        if name in source.environment:
+            yield f"environment_files.{name}", "is given by environment, too; remove one of them"
+
+
 def _at_most_one(section: Any, *keys: str) -> Iterator[Finding]:
     given = [key for key in keys if getattr(section, key) not in (None, "")]
     if len(given) > 1:
@@ -295,6 +344,11 @@ _RULES: Final[tuple[_Rule, ...]] = (
     (Config, _check_listen, ("listen", "insecure")),
     (Config, _check_labels, ("external_labels", "global_")),
     (Config, _check_timeouts, ("scrape_configs", "global_")),
+    (Config, _check_source_timeouts, ("sources", "metrics")),
+    (SqlSource, _check_source_metrics, ("metrics",)),
+    (SqlSource, _check_sql, ("url", "url_file")),
+    (HttpJsonSource, _check_source_metrics, ("metrics",)),
+    (CommandSource, _check_command, ()),
     (StorageSettings, _check_state_url, ("state_url", "state_url_file")),
     (StorageSettings, _check_flush, ("ack_interval_ms", "flush_interval_ms")),
     (ProcessWatch, _check_process, ()),

@@ -39,6 +39,10 @@ _EXAMPLES: Final = {
     "metrics.process": "[{name: backend, pid_file: /run/backend.pid}]",
     "storage.retention_policies": "[{match: '{job=\"debug\"}', raw: 3d, 1m: 7d}]",
     "scrape_configs": "[{job_name: api, static_configs: [{targets: ['127.0.0.1:8000']}]}]",
+    "sources": (
+        "[{type: http_json, name: queue, url: 'http://127.0.0.1:8000/queue', "
+        "metrics: [{name: queue_size, value: size}]}]"
+    ),
     "rule_files": "[rules/*.yml]",
     "alerting.notification_channels": "[{type: email, recipients: [admin@example.org]}]",
     "remote_write": "[{url: 'http://127.0.0.1:8428/api/v1/write'}]",

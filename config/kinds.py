@@ -281,6 +281,26 @@ class SelectorText(Scalar):
         return {"type": "string"}
 
 
+class JmesPath(Scalar):
+    """A JMESPath expression, as text; compiled by whoever uses it."""
+
+    word = "JMESPath"
+
+    def __init__(self, *, optional: bool = False) -> None:
+        self.optional = optional
+
+    def parse(self, text: str) -> str:
+        if not text and self.optional:
+            return text
+        from .jmes import compile_path
+
+        compile_path(text)
+        return text
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", **({} if self.optional else {"minLength": 1})}
+
+
 class ListOf(Kind):
     """A YAML sequence; a tuple inside. In no two items may the field ``unique`` be the same."""
 

@@ -3,7 +3,7 @@ Every setting: one frozen dataclass per section, each field with its default and
 
 Names carry the unit in Python and not in YAML: ``flush_interval_ms`` is ``flush_interval: 5s``. A
 setting without default must be given. Sections of Prometheus' shape are in :mod:`.prometheus`,
-notification channels in :mod:`.channels`.
+notification channels in :mod:`.channels`, business sources in :mod:`.sources`.
 """
 
 # ruff: noqa: RUF009  # `setting()` returns a dataclass field; sections are frozen
@@ -36,6 +36,7 @@ from .kinds import (
 )
 from .prometheus import GlobalSettings, RemoteWrite, ScrapeConfig
 from .secret import Secret
+from .sources import SOURCE_TYPES, AnySource
 from .units import DAY, GIB, HOUR, KIB, MIB, MILLISECOND, MINUTE, SECOND, YEAR
 
 _METRIC_NAME = Text(r"[a-zA-Z_][a-zA-Z0-9_]*", "a metric name: letters, digits and _")
@@ -479,6 +480,11 @@ class Config:
         (),
         ListOf(Section(ScrapeConfig), unique="job_name"),
         "Targets to scrape, in Prometheus' own shape.",
+    )
+    sources: tuple[AnySource, ...] = setting(
+        (),
+        ListOf(Tagged("type", SOURCE_TYPES), unique="name"),
+        "Business figures from databases, JSON documents and programs.",
     )
     rule_files: tuple[str, ...] = setting(
         (), ListOf(FilePath(glob=True)), "Rule files in Prometheus' own format; globs are allowed."
