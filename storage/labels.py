@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 import numpy as np
 
@@ -90,18 +90,25 @@ class Index:
 
     def remove(self, refs: Iterable[int]) -> None:
         """Forget series; their numbers stay used."""
+        gone: set[int] = set()
+        pairs: set[tuple[str, str]] = set()
         for ref in refs:
             series = self._by_ref.pop(ref, None)
-            if series is None:
+            if series is not None:
+                del self._by_labels[series.labels]
+                gone.add(ref)
+                pairs.update(series.labels)
+        # Each list once, not once a series: a label that all have would take minutes. A new list,
+        # as readers may be walking the old one.
+        for name, value in pairs:
+            values = self._postings[name]
+            kept = [ref for ref in values[value] if ref not in gone]
+            if kept:
+                values[value] = kept
                 continue
-            del self._by_labels[series.labels]
-            for name, value in series.labels:
-                values = self._postings[name]
-                values[value].remove(ref)
-                if not values[value]:
-                    del values[value]
-                    if not values:
-                        del self._postings[name]
+            del values[value]
+            if not values:
+                del self._postings[name]
         self.version += 1
 
     def select(self, matchers: Sequence[Matcher]) -> RefArray:
@@ -158,26 +165,24 @@ class Index:
         for name, value in labels:
             if _SEPARATOR in name or _SEPARATOR in value:
                 self._refuse("label_bytes", f"{labels.name}: label {name!r} has a 0x1F in it")
-            # A character has at most four bytes: short texts need no encoding to be judged.
-            if len(name) * 4 > limits.label_name_bytes < len(name.encode()):
+            try:
+                name_bytes, value_bytes = len(name.encode()), len(value.encode())
+            except UnicodeEncodeError:
+                self._refuse("label_bytes", f"{labels.name!r}: label {name!r} is not valid UTF-8")
+            if name_bytes > limits.label_name_bytes:
                 self._refuse(
                     "label_bytes",
                     f"{labels.name}: label name {name[:40]!r}… is longer than "
                     f"{limits.label_name_bytes} bytes",
                 )
-            if len(value) * 4 > limits.label_value_bytes < len(value.encode("utf-8", "replace")):
+            if value_bytes > limits.label_value_bytes:
                 self._refuse(
                     "label_bytes",
                     f"{labels.name}: value of label {name!r} is longer than "
                     f"{limits.label_value_bytes} bytes",
                 )
-            try:
-                value.encode()
-                name.encode()
-            except UnicodeEncodeError:
-                self._refuse("label_bytes", f"{labels.name}: label {name!r} is not valid UTF-8")
 
-    def _refuse(self, reason: str, message: str) -> None:
+    def _refuse(self, reason: str, message: str) -> NoReturn:
         self.refused[reason] += 1
         raise SeriesRefused(reason, message)
 
