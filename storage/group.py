@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from .frame import BoolArray, FloatArray, RefArray
+from .frame import BoolArray, FloatArray, IntArray, RefArray
 from .head import GroupHead
-from .intake import tick_record
+from .intake import tick_records
 from .model import ABSENT_BITS, Kind, Labels
 
 if TYPE_CHECKING:
@@ -17,6 +18,16 @@ if TYPE_CHECKING:
 #: Member lists that a group keeps by number between two seals. A sender whose requests never repeat
 #: has its members written out in the journal instead.
 _LAYOUTS_MAX: Final = 64
+#: A new tick with less than one in so many of the group's series is no tick to a sparse group.
+_PIECE: Final = 8
+
+
+class _Members(NamedTuple):
+    """What is known of a list of members."""
+
+    refs: RefArray  # those whose home is here
+    layout: int  # 0: written out with each tick
+    foreign: BoolArray | None
 
 
 class Group:
@@ -26,63 +37,110 @@ class Group:
         self._store = store
         self.number, self.name = number, name
         self.head = GroupHead(number, name)
-        self._layouts: dict[bytes, int] = {}
-        self._refs: RefArray | None = None  # those of the last tick, and what is known of them:
-        self._layout = 0
-        self._foreign: BoolArray | None = None
+        # By their bytes: several senders, or a sender's connections, may take turns.
+        self._known: dict[bytes, _Members] = {}
+        self._last: tuple[RefArray, _Members] | None = None
 
     def ref(self, labels: Labels, kind: Kind = Kind.UNKNOWN) -> int:
         return self._store.ref(labels, kind, self.number)
 
     def append(self, ts_ms: int, refs: RefArray, values: FloatArray) -> None:
+        self.append_ticks(np.array([ts_ms]), refs, values.reshape(1, -1))
+
+    def append_ticks(
+        self, ts_ms: IntArray, refs: RefArray, values: FloatArray
+    ) -> Mapping[str, int]:
+        """
+        Take some ticks of the same members: ``values[i]`` at ``ts_ms[i]``, which rise strictly.
+
+        Returns:
+            How many samples were not taken, by reason as in ``StoreStats.dropped``.
+
+        Raises:
+            StoreUnavailable: Nothing was taken.
+        """
         store = self._store
-        if not store.admit_tick(ts_ms, len(values)):
-            return
+        dropped, which = store.admit_ticks(ts_ms, len(refs))
+        if dropped:
+            ts_ms, values = ts_ms[which], values[which]
+            if not len(ts_ms):
+                return dropped
         values = without_absent(values)
-        if self._refs is None or not np.array_equal(self._refs, refs):
-            self._learn(refs)
-        layout = self._layout
-        if self._foreign is not None:
-            refs, values = self._put_aside(ts_ms, refs, values, self._foreign)
-        if ts_ms <= store.point_times.newest_ms:
-            met = store.point_times.reach(refs, ts_ms)
-            if met.any():
-                refs, values = self._put_aside(ts_ms, refs, values, met)
-                layout = 0
+        members = self._members_of(refs)
+        if members.foreign is not None:
+            self._put_aside(ts_ms, refs, values, members.foreign)
+            values = values[:, ~members.foreign]
+        refs = members.refs
+        first_ms = int(ts_ms[0])
+        if (
+            first_ms <= store.point_times.newest_ms
+            and store.point_times.reach(refs, first_ms).any()
+        ):
+            for ts, row in zip(ts_ms.tolist(), values, strict=True):
+                met = store.point_times.reach(refs, ts)
+                self._put_aside(np.array([ts]), refs, row.reshape(1, -1), met)
+                rest = members if not met.any() else _Members(refs[~met], 0, None)
+                self._write(np.array([ts]), rest, row[~met].reshape(1, -1))
+        else:
+            self._write(ts_ms, members, values)
+        return dropped
+
+    def _write(self, ts_ms: IntArray, members: _Members, values: FloatArray) -> None:
+        """Write ticks that meet no points, all of members whose home is here."""
+        refs = members.refs
         if not len(refs):
             return
-        row = self.head.place(ts_ms)
-        if row is None:
-            store.take_points(refs, np.full(len(refs), ts_ms), values)
-            return
-        self.head.write(row, ts_ms, refs, values)
-        members = refs if layout else refs.copy()
-        store.take_tick(tick_record(self.number, layout, ts_ms, members, values))
+        head = self.head
+        rows = head.places(ts_ms)
+        if rows[-1] >= head.ticks and len(refs) * _PIECE < head.columns and head.is_sparse:
+            rows[rows >= head.ticks] = -1
+        late = rows < 0
+        if late.any():
+            all_of_them = np.ones(len(refs), np.bool_)
+            self._put_aside(ts_ms[late], refs, values[late], all_of_them)
+            rows, ts_ms, values = rows[~late], ts_ms[~late], values[~late]
+            if not len(rows):
+                return
+        head.write_ticks(rows, ts_ms, refs, values)
+        self._store.take_ticks(tick_records(self.number, members.layout, ts_ms, refs, values))
 
     def _put_aside(
-        self, ts_ms: int, refs: RefArray, values: FloatArray, which: BoolArray
-    ) -> tuple[RefArray, FloatArray]:
-        """Keep some samples of a tick as points; return the others."""
-        self._store.take_points(refs[which], np.full(int(which.sum()), ts_ms), values[which])
-        return refs[~which], values[~which]
+        self, ts_ms: IntArray, refs: RefArray, values: FloatArray, which: BoolArray
+    ) -> None:
+        """Keep some series of some ticks as points."""
+        count = int(np.count_nonzero(which))
+        if count:
+            self._store.take_points(
+                np.tile(refs[which], len(ts_ms)),
+                np.repeat(ts_ms, count),
+                values[:, which].reshape(-1),
+            )
 
     def forget_layouts(self) -> None:
         """Number the member lists anew: the rows of the old ones go with the journal."""
-        self._layouts.clear()
-        self._refs = None
+        self._known.clear()
+        self._last = None
 
-    def _learn(self, refs: RefArray) -> None:
-        self._refs = refs.copy()
+    def _members_of(self, refs: RefArray) -> _Members:
+        if self._last is not None and np.array_equal(self._last[0], refs):
+            return self._last[1]
+        key = refs.tobytes()
+        members = self._known.get(key)
+        if members is None:
+            members = self._learn(refs)
+            if len(self._known) < _LAYOUTS_MAX:
+                layout = self._store.new_layout(self.number, members.refs)
+                members = self._known[key] = members._replace(layout=layout)
+        self._last = refs.copy(), members
+        return members
+
+    def _learn(self, refs: RefArray) -> _Members:
         # A series has one home, where it was seen first. What another source says of it is kept as
         # points, so that a reader looks in two places, not in every group.
         foreign = self._store.homes(refs) != self.number
-        self._foreign = foreign if foreign.any() else None
-        own = refs if self._foreign is None else refs[~foreign]
-        key = own.tobytes()
-        layout = self._layouts.get(key, 0)
-        if not layout and len(self._layouts) < _LAYOUTS_MAX:
-            layout = self._layouts[key] = self._store.new_layout(self.number, own.copy())
-        self._layout = layout
+        if foreign.any():
+            return _Members(refs[~foreign], 0, foreign)
+        return _Members(refs.copy(), 0, None)
 
 
 def without_absent(values: FloatArray) -> FloatArray:

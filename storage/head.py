@@ -15,6 +15,8 @@ from .keys import DAY_MS
 _TICKS_MIN: Final = 16
 #: How far back a tick may be filled in by a further piece of it (a sender's shards arrive apart).
 _FILL_TICKS_MAX: Final = 720
+#: A matrix with less than one cell in so many in use is a waste.
+_SPARSE: Final = 8
 
 
 class HeadView(NamedTuple):
@@ -37,15 +39,16 @@ class GroupHead:
 
     def __init__(self, group: int, name: str) -> None:
         self.group, self.name = group, name
-        self._columns: dict[int, int] = {}
-        self._refs: RefArray = np.empty(0, np.uint32)
+        self._refs: RefArray = np.empty(0, np.uint32)  # by column
+        self._by_ref: IntArray = np.empty(0, np.int64)  # the columns in order of their series
         self._ts: IntArray = np.empty(0, np.int64)
         self._cells: FloatArray = np.empty((0, 0))
         self._ticks = 0
         self._frozen = 0  # rows below are being sealed: they take no more samples
         self._newest_sealed_ms = -1
+        self._filled = 0
         self._last_refs: RefArray | None = None
-        self._last_columns: RefArray | slice = slice(0)
+        self._last_columns: IntArray | slice = slice(0)
         self.view = HeadView(self._refs, self._ts, self._cells, 0)
 
     @property
@@ -59,7 +62,13 @@ class GroupHead:
 
     @property
     def columns(self) -> int:
-        return len(self._columns)
+        return len(self._refs)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether most of the matrix is empty: its series don't share their times after all."""
+        cells = self._ticks * len(self._refs)
+        return self._ticks >= _TICKS_MIN and self._filled * _SPARSE < cells
 
     @property
     def newest_ms(self) -> int:
@@ -71,29 +80,54 @@ class GroupHead:
         Return the row of a tick: an existing one, the next one, or ``None`` if the time lies
         before the newest tick and is not one of the open ticks.
         """
-        ticks = self._ticks
-        if ts_ms > self.newest_ms:
-            return ticks
-        if ticks and ts_ms == self._ts[ticks - 1] and ticks > self._frozen:
-            return ticks - 1
+        row = int(self.places(np.array([ts_ms]))[0])
+        return None if row < 0 else row
+
+    def places(self, ts_ms: IntArray) -> IntArray:
+        """Do the same for some ticks, rising in time; -1 stands for ``None``."""
+        ticks, newest_ms = self._ticks, self.newest_ms
+        if ts_ms[0] > newest_ms:
+            return np.arange(ticks, ticks + len(ts_ms))
         low = max(self._frozen, ticks - _FILL_TICKS_MAX)
-        row = low + int(np.searchsorted(self._ts[low:ticks], ts_ms))
-        return row if row < ticks and self._ts[row] == ts_ms else None
+        opened = self._ts[low:ticks]
+        rows = np.full(len(ts_ms), -1)
+        if len(opened):
+            at = np.searchsorted(opened, ts_ms)
+            known = opened[np.minimum(at, len(opened) - 1)] == ts_ms
+            rows[known] = low + at[known]
+        first_new = int(np.searchsorted(ts_ms, newest_ms, "right"))
+        rows[first_new:] = np.arange(ticks, ticks + len(ts_ms) - first_new)
+        return rows
 
     def write(self, row: int, ts_ms: int, refs: RefArray, values: FloatArray) -> None:
         """Put samples into a row that :meth:`place` returned for this time."""
+        self.write_ticks(np.array([row]), np.array([ts_ms]), refs, values.reshape(1, -1))
+
+    def write_ticks(
+        self, rows: IntArray, ts_ms: IntArray, refs: RefArray, values: FloatArray
+    ) -> None:
+        """Put samples into rows that :meth:`places` returned; ``values[i]`` belongs to the i-th."""
         columns = self._columns_of(refs)
-        if row == self._ticks:
-            if row == len(self._ts):
+        ticks = self._ticks
+        known = int(np.searchsorted(rows, ticks))
+        if known:
+            some = rows[:known]
+            # One row by its number is a view; several take two lists of indices.
+            at = int(some[0]) if known == 1 else some
+            if known > 1 and not isinstance(columns, slice):
+                at = some[:, None]
+            self._cells[at, columns] = values[0] if known == 1 else values[:known]
+        if known < len(rows):
+            end = ticks + len(rows) - known
+            while end > len(self._ts):
                 self._grow_ticks()
             cells = self._cells
             # Spare columns too: a series that gets one of them later has no sample here.
-            cells[row, columns.stop if isinstance(columns, slice) else 0 :] = ABSENT
-            cells[row, columns] = values
-            self._ts[row] = ts_ms
-            self._ticks = row + 1
-        else:
-            self._cells[row, columns] = values
+            cells[ticks:end, columns.stop if isinstance(columns, slice) else 0 :] = ABSENT
+            cells[ticks:end, columns] = values[known:]
+            self._ts[ticks:end] = ts_ms[known:]
+            self._ticks = end
+        self._filled += values.size
         # The view comes last: a reader never sees a row that is not whole.
         self.view = HeadView(self._refs, self._ts, self._cells, self._ticks)
 
@@ -112,13 +146,15 @@ class GroupHead:
         if not ticks:
             return
         self._newest_sealed_ms = max(self._newest_sealed_ms, int(self._ts[ticks - 1]))
-        left = self._cells[ticks : self._ticks, : len(self._columns)]
-        used = np.flatnonzero(~is_absent(left).all(axis=0)) if len(left) else np.empty(0, np.intp)
+        left = self._cells[ticks : self._ticks, : len(self._refs)]
+        present = ~is_absent(left)
+        used = np.flatnonzero(present.any(axis=0))
+        self._filled = int(np.count_nonzero(present))
         # New arrays, not moved rows: readers may hold the old ones.
         self._ts = _with_room(self._ts[ticks : self._ticks], len(left))
         self._cells = np.ascontiguousarray(left[:, used])
         self._refs = self._refs[used]
-        self._columns = {ref: column for column, ref in enumerate(self._refs.tolist())}
+        self._by_ref = np.argsort(self._refs)
         self._ticks = len(left)
         self._last_refs = None
         self.view = HeadView(self._refs, self._ts, self._cells, self._ticks)
@@ -127,29 +163,39 @@ class GroupHead:
         """After a restart: nothing up to this time is a new tick."""
         self._newest_sealed_ms = max(self._newest_sealed_ms, newest_ms)
 
-    def _columns_of(self, refs: RefArray) -> RefArray | slice:
+    def _columns_of(self, refs: RefArray) -> IntArray | slice:
         last = self._last_refs
         if last is refs or (last is not None and np.array_equal(last, refs)):
             return self._last_columns
-        known = self._columns
-        wanted = refs.tolist()
-        new = [ref for ref in wanted if ref not in known]
-        if new:
-            for ref in new:
-                known.setdefault(ref, len(known))
-            self._grow_columns(len(known))
-            self._refs = np.fromiter(known, np.uint32, len(known))
-        columns = np.fromiter((known[ref] for ref in wanted), np.uint32, len(wanted))
-        result: RefArray | slice = columns
+        columns = self._find(refs)
+        new = refs[columns < 0]
+        if len(new):
+            # In order of appearance, so that a source's own order is that of the columns.
+            _, first = np.unique(new, return_index=True)
+            self._refs = np.concatenate([self._refs, new[np.sort(first)]])
+            self._by_ref = np.argsort(self._refs)
+            self._grow_columns(len(self._refs))
+            columns = self._find(refs)
+        result: IntArray | slice = columns
         # Most sources write all of their series in the same order each time.
-        if len(columns) and np.array_equal(columns, np.arange(len(columns), dtype=np.uint32)):
+        if len(columns) and np.array_equal(columns, np.arange(len(columns))):
             result = slice(0, len(columns))
         self._last_refs, self._last_columns = refs.copy(), result
         return result
 
+    def _find(self, refs: RefArray) -> IntArray:
+        """Return the column of each series, -1 where it has none."""
+        order = self._by_ref
+        if not len(order):
+            return np.full(len(refs), -1)
+        at = np.minimum(np.searchsorted(self._refs, refs, sorter=order), len(order) - 1)
+        columns = order[at]
+        columns[self._refs[columns] != refs] = -1
+        return columns
+
     def _grow_ticks(self) -> None:
         # Half as much again, not double: a full hour of 10,000 series is 29 MB.
-        room = max(_TICKS_MIN, self._ticks * 3 // 2)
+        room = max(_TICKS_MIN, len(self._ts) * 3 // 2)
         self._ts = _with_room(self._ts[: self._ticks], room)
         cells = np.empty((room, self._cells.shape[1]))
         cells[: self._ticks] = self._cells[: self._ticks]

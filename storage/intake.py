@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from .errors import StoreUnavailable
-from .frame import RefArray
+from .frame import IntArray, RefArray
 from .journal import PointsRecord, Record, TickRecord, encode_row, row_crc
 from .labels import pack_labels
 from .model import Metadata, Series
@@ -130,9 +130,9 @@ class Intake:
             metadata.type, _storable(metadata.help), _storable(metadata.unit)
         )
 
-    def add_record(self, record: Record) -> None:
-        self._records.append(record)
-        self.samples += len(record.values)
+    def add_records(self, records: Sequence[Record]) -> None:
+        self._records += records
+        self.samples += sum(len(record.values) for record in records)
         if self.samples >= (_BULK_SAMPLES if self._waiters else _FLUSH_SAMPLES_MAX):
             self.bulk.set()
 
@@ -200,13 +200,24 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def tick_record(group: int, layout: int, ts_ms: int, refs: RefArray, values: object) -> TickRecord:
-    """Build a record that owns its arrays: the caller may use its own again."""
-    return TickRecord(group, layout, ts_ms, refs, np.array(values, np.float64))
+def tick_records(
+    group: int, layout: int, ts_ms: IntArray, refs: RefArray, values: object
+) -> list[TickRecord]:
+    """
+    Build records that own their values: the caller may use its own again, but for ``refs``.
+
+    Args:
+        values: ``[ticks, refs]``.
+    """
+    owned = np.array(values, np.float64)
+    return [
+        TickRecord(group, layout, ts, refs, row)
+        for ts, row in zip(ts_ms.tolist(), owned, strict=True)
+    ]
 
 
 def points_record(refs: object, ts_ms: object, values: object) -> PointsRecord:
-    """As :func:`tick_record`, for points."""
+    """Build a record that owns its arrays."""
     return PointsRecord(
         np.array(refs, np.uint32), np.array(ts_ms, np.int64), np.array(values, np.float64)
     )

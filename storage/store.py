@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -25,7 +25,7 @@ from .group import Group, without_absent
 from .head import Points, PointsHead, PointTimes
 from .intake import Intake, points_record
 from .journal import JournalError, PointsRecord, TickRecord
-from .keys import POINTS_GROUP, REF_MAX
+from .keys import POINTS_GROUP, REF_MAX, split_rollup_key
 from .labels import Index
 from .lock import DirectoryLock
 from .metadata import Families
@@ -321,33 +321,47 @@ class Store:
 
     # What a group calls; samples are clean and admitted by then.
 
-    def admit_tick(self, ts_ms: int, samples: int) -> bool:
-        """Tell whether a tick of that time may be stored; count it as dropped if not."""
-        self._admit(samples)
-        now_ms = self.clock.now_ms()
-        reason = ""
-        if now_ms < self._not_before_ms:
-            reason = "clock"
-        elif ts_ms > now_ms + self.settings.limits.future_ms:
-            reason = "future"
-        elif ts_ms < self.retention.oldest_ms(None, now_ms):
-            reason = "too_old"
-        if reason:
-            self.stats.dropped[reason] += samples
-        return not reason
+    def admit_ticks(self, ts_ms: IntArray, members: int) -> tuple[dict[str, int], slice]:
+        """
+        Tell which ticks of rising times may be stored.
 
-    def take_tick(self, record: TickRecord) -> None:
-        self._intake.add_record(record)
-        self._announce(record.refs, record.ts_ms, record.values)
+        Returns:
+            The samples that may not, by reason, counted as dropped already; and which ticks may.
+        """
+        self._admit(len(ts_ms) * members)
+        now_ms = self.clock.now_ms()
+        if now_ms < self._not_before_ms:
+            dropped = {"clock": len(ts_ms) * members}
+            self.stats.dropped.update(dropped)
+            return dropped, slice(0)
+        oldest_ms = self.retention.oldest_ms(None, now_ms)
+        newest_ms = now_ms + self.settings.limits.future_ms
+        if ts_ms[0] >= oldest_ms and ts_ms[-1] <= newest_ms:
+            return {}, slice(None)
+        low = int(np.searchsorted(ts_ms, oldest_ms))
+        high = int(np.searchsorted(ts_ms, newest_ms, "right"))
+        numbers = {"too_old": low * members, "future": (len(ts_ms) - high) * members}
+        dropped = {reason: samples for reason, samples in numbers.items() if samples}
+        self.stats.dropped.update(dropped)
+        return dropped, slice(low, high)
+
+    def take_ticks(self, records: Sequence[TickRecord]) -> None:
+        """Take records of the same members, rising in time."""
+        self._intake.add_records(records)
+        newest = records[-1]
+        self.current.update(newest.refs, newest.ts_ms, newest.values)
+        for record in records:
+            self._tell(record.refs, record.ts_ms, record.values)
 
     def take_points(self, refs: RefArray, ts_ms: IntArray, values: FloatArray) -> None:
         self.homes(refs)
         record = points_record(refs, ts_ms, values)
         self._points.append(Points(record.refs, record.ts_ms, record.values))
         self.point_times.note(record.refs, record.ts_ms)
-        self._intake.add_record(record)
+        self._intake.add_records([record])
         self.stats.points_appended += len(refs)
-        self._announce(record.refs, record.ts_ms, record.values)
+        self.current.update(record.refs, record.ts_ms, record.values)
+        self._tell(record.refs, record.ts_ms, record.values)
 
     def new_layout(self, group: int, refs: RefArray) -> int:
         """Number a list of members; it is committed before the first tick that uses it."""
@@ -395,8 +409,7 @@ class Store:
             raise
         self.stats.samples_appended += samples
 
-    def _announce(self, refs: RefArray, ts_ms: int | IntArray, values: FloatArray) -> None:
-        self.current.update(refs, ts_ms, values)
+    def _tell(self, refs: RefArray, ts_ms: int | IntArray, values: FloatArray) -> None:
         for observer in self._observers:
             observer(refs, ts_ms, values)
 
@@ -414,8 +427,12 @@ class Store:
             self._homes = grown
         self._homes[ref] = group
 
-    def _forget(self, refs: RefArray) -> None:
-        """Bury series that retention has deleted: a source may still hold their numbers."""
+    def _forget(self, refs: RefArray, cutoff_ms: int) -> None:
+        """
+        Bury series that retention has deleted: a source may still hold their numbers. One that
+        came back while they were being deleted has a sample since ``cutoff_ms``, and goes on.
+        """
+        newest_ms, _ = self.current.get(refs)
         for ref in refs.tolist():
             series = self.index.get(ref)
             if series is not None:
@@ -423,6 +440,9 @@ class Store:
                 self._homes[ref] = 0
         self.index.remove(refs.tolist())
         self.current.forget(refs)
+        for group in self._groups.values():
+            group.forget_layouts()
+        self._revive(refs[newest_ms >= cutoff_ms])
 
     def _revive(self, refs: RefArray) -> None:
         """A source goes on with series that were deleted: they get their rows again."""
@@ -546,6 +566,11 @@ class Store:
                         _QUARANTINE_CHUNKS, (now_ms, key & ~REF_MAX, key | REF_MAX, key)
                     )
                 mark_orphaned(connection, gone)
+                for table, key in moved:
+                    _, day, ref = split_rollup_key(key)
+                    # It is made anew from raw samples, where there are any.
+                    if table == "rollup" and day in self.ledger.catalogue.days:
+                        connection.execute("INSERT OR IGNORE INTO dirty VALUES (?, ?)", (day, ref))
                 generation = bump_generation(connection)
             self.ledger.change(generation, removed=gone)
             return moved
