@@ -53,7 +53,11 @@ def is_full(error: BaseException | None) -> bool:
         error = error.__cause__
     if isinstance(error, OSError):
         return error.errno == 28  # ENOSPC
-    return isinstance(error, sqlite3.Error) and primary_code(error) == sqlite3.SQLITE_FULL
+    if not isinstance(error, sqlite3.Error):
+        return False
+    # No room for the index of the WAL is told as an I/O error.
+    no_index = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMSIZE
+    return no_index or primary_code(error) == sqlite3.SQLITE_FULL
 
 
 def translate(error: sqlite3.Error, path: Path) -> StorageError:
