@@ -43,7 +43,7 @@ class DirectoryLock:
                 f"{self._path.parent} is in use by another agent (pid {holder}); "
                 "stop it, or choose another directory with --data"
             ) from None
-        # The number is a courtesy: a full disk has no room for it, and must not keep us from opening.
+        # The number is a courtesy: a disk without room for it must not keep us from opening.
         with contextlib.suppress(OSError):
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
