@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from ..storage.codec import CodecError
-from ..storage.frame import FloatArray, IntArray, RefArray
-from ..storage.keys import day_bounds, day_of
-from ..storage.model import Series
+from ..storage.frame import FloatArray, IntArray, RefArray, is_absent, is_stale
+from ..storage.keys import day_bounds, day_of, rollup_key, split_rollup_key
+from ..storage.labels import Index
+from ..storage.model import Kind, Series
 from ..storage.select import Querier
-from .rollup import Aggregate, Buckets, Tier, aggregate, coarsen_rows, merge, rollup_rows
+from .rollup import Aggregate, Buckets, Tier, aggregate, merge, rollup_rows
 from .rollup_codec import decode_days
 
 #: Series that are worked on at a time.
 _PIECE: Final = 64
+#: How far back the sample before a range is looked for first; nearly all series have one there.
+_NEAR_MS: Final = 600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,26 +32,40 @@ class TierSeries:
     values: FloatArray
 
 
+def readable(index: Index, refs: RefArray, what: Aggregate) -> RefArray:
+    """
+    Return those of some series that an aggregate can be read of: all, but that gauges have no
+    ``increase``, as their drops are no resets and are not kept.
+    """
+    if what is not Aggregate.INCREASE:
+        return refs
+    found = (index.get(ref) for ref in refs.tolist())
+    keep = [series is not None and series.kind is not Kind.GAUGE for series in found]
+    return refs[np.array(keep, np.bool_)]
+
+
 def read_tier(
     querier: Querier, refs: RefArray, tier: Tier, what: Aggregate, start_ms: int, end_ms: int
 ) -> Iterator[TierSeries]:
     """
-    Yield an aggregate of some series (``refs`` rising) over the buckets that hold a sample of
-    ``(start_ms, end_ms]`` or could: the first and the last bucket are whole.
+    Yield an aggregate of some series (``refs`` rising) over the buckets that meet
+    ``(start_ms, end_ms]``: the first and the last bucket are whole.
 
     Every bucket is right to the second: days that are open, or have late samples, are rolled up
-    from raw on the fly. Series without a bucket in the range are left out.
+    from raw on the fly. Series without a bucket in the range, or that are not :func:`readable`, are
+    left out.
     """
+    refs = readable(querier.index, refs, what)
+    min_index, max_index = start_ms // tier.width_ms, (end_ms - 1) // tier.width_ms
     for low in range(0, len(refs), _PIECE):
-        piece = refs[low : low + _PIECE]
-        found = read_buckets(querier, piece, tier, start_ms, end_ms)
-        before: Mapping[int, float] = {}
+        found = _read(querier, refs[low : low + _PIECE], tier, min_index, max_index)
+        before: dict[int, float] = {}
         if what is Aggregate.INCREASE:
-            first_ms = start_ms // tier.width_ms * tier.width_ms
-            before = last_before(querier, np.array(sorted(found), np.uint32), first_ms)
+            before = _last_before(querier, found, tier, min_index)
         for ref, buckets in found.items():
             series = querier.index.get(ref)
-            if series is not None:
+            buckets = buckets.between(min_index, max_index)
+            if series is not None and len(buckets):
                 values = aggregate(buckets, what, before.get(ref))
                 yield TierSeries(series, (buckets.index + 1) * tier.width_ms, values)
 
@@ -57,82 +74,129 @@ def read_buckets(
     querier: Querier, refs: RefArray, tier: Tier, start_ms: int, end_ms: int
 ) -> dict[int, Buckets]:
     """Return the buckets by series that meet ``(start_ms, end_ms]``; no series is empty."""
-    width = tier.width_ms
-    min_index, max_index = start_ms // width, (end_ms - 1) // width
-    parts: dict[int, list[Buckets]] = {}
-    days = _days(querier, day_of(min_index * width + 1), day_of((max_index + 1) * width))
+    min_index, max_index = start_ms // tier.width_ms, (end_ms - 1) // tier.width_ms
+    found = {
+        ref: buckets.between(min_index, max_index)
+        for ref, buckets in _read(querier, refs, tier, min_index, max_index).items()
+    }
+    return {ref: buckets for ref, buckets in found.items() if len(buckets)}
+
+
+def _read(
+    querier: Querier, refs: RefArray, tier: Tier, min_index: int, max_index: int
+) -> dict[int, Buckets]:
+    """Return the buckets of a range; of days that are stored, there may be others before it."""
+    first_ms, last_ms = min_index * tier.width_ms + 1, (max_index + 1) * tier.width_ms
+    days = [day for day in querier.days if day_of(first_ms) <= day <= day_of(last_ms)]
     stored = [day for day in days if day in querier.compacted]
-    dirty = {day: querier.dirty(day) for day in stored}
-    for ref, rows in _rows(querier, tier, refs, stored, dirty).items():
-        try:
-            parts.setdefault(ref, []).append(decode_days(rows, tier))
-        except CodecError:
-            querier.stats.corrupt.append(("rollup", 0))
+    parts = _stored(querier, refs, tier, stored)
     for day in days:
-        fresh = refs
-        if day in querier.compacted:
-            fresh = np.intersect1d(refs, np.array(sorted(dirty[day]), np.uint32))
-        for ref, buckets in _from_raw(querier, fresh, tier, day).items():
+        fresh = _not_stored(querier, refs, day)
+        low_ms, high_ms = day_bounds(day)
+        made = _from_raw(querier, fresh, tier, max(low_ms, first_ms), min(high_ms, last_ms))
+        for ref, buckets in made:
             parts.setdefault(ref, []).append(buckets)
-    found = {}
-    for ref in sorted(parts):
-        buckets = merge(parts[ref]).between(min_index, max_index)
-        if len(buckets):
-            found[ref] = buckets
-    return found
+    return {ref: merge(parts[ref]) for ref in sorted(parts)}
 
 
-def last_before(querier: Querier, refs: RefArray, ts_ms: int) -> dict[int, float]:
-    """Return the value of each series' last sample at or before a time, where there is one."""
-    found: dict[int, float] = {}
-    day = day_of(ts_ms)
-    # The day that the time lies in, bucket by bucket; the days before by their last value. A time
-    # is a bucket's border, so no bucket reaches over it.
-    for ref, buckets in read_buckets(querier, refs, Tier.M1, day_bounds(day)[0] - 1, ts_ms).items():
-        found[ref] = float(buckets.last[-1])
-    for earlier in reversed(_days(querier, -1, day - 1)):
-        wanted = np.setdiff1d(refs, np.array(list(found), np.uint32)).astype(np.uint32)
-        if not len(wanted):
-            break
-        low, high = day_bounds(earlier)
-        for ref, buckets in read_buckets(querier, wanted, Tier.D1, low - 1, high).items():
-            found[ref] = float(buckets.last[-1])
-    return found
-
-
-def _days(querier: Querier, first: int, last: int) -> list[int]:
-    """Return the days of a range that may hold samples, rising."""
-    known = {day_of(block.min_ms) for block in querier.catalogue} | querier.compacted
-    known |= querier.head_days()
-    return sorted(day for day in known if first <= day <= last)
-
-
-def _rows(
-    querier: Querier,
-    tier: Tier,
-    refs: RefArray,
-    days: Sequence[int],
-    dirty: Mapping[int, Collection[int]],
-) -> dict[int, list[tuple[int, bytes]]]:
+def _stored(
+    querier: Querier, refs: RefArray, tier: Tier, days: Sequence[int]
+) -> dict[int, list[Buckets]]:
+    """Return what the rows of some days hold, by series; damaged ones are noted and left out."""
     rows: dict[int, list[tuple[int, bytes]]] = {}
     for day, ref, data in querier.rollup_rows(tier, refs, days):
-        if ref not in dirty[day]:
+        if ref not in querier.dirty(day):
             rows.setdefault(ref, []).append((day, data))
-    return rows
+    parts: dict[int, list[Buckets]] = {}
+    for ref, each in rows.items():
+        try:
+            parts[ref] = [decode_days(each, tier)]
+        except CodecError:
+            # One bad day must not take the others with it.
+            parts[ref] = []
+            for day, data in each:
+                try:
+                    parts[ref].append(decode_days([(day, data)], tier))
+                except CodecError:
+                    querier.stats.corrupt.append(("rollup", rollup_key(tier, day, ref)))
+    return parts
 
 
-def _from_raw(querier: Querier, refs: RefArray, tier: Tier, day: int) -> dict[int, Buckets]:
-    low_ms, high_ms = day_bounds(day)
-    found: dict[int, Buckets] = {}
-    for frame in querier.frames(refs, low_ms, high_ms, _PIECE):
-        # By way of the finest tier, as the daily job does: sums then agree to the last bit.
-        rows = rollup_rows(frame.ts_ms, frame.values, Tier.M1.width_ms)
-        if tier is not Tier.M1:
-            finer = Tier.M1
-            for coarser in (t for t in Tier if Tier.M1 < t <= tier):
-                rows = coarsen_rows(rows, finer.width_ms, coarser.width_ms)
-                finer = coarser
+def _not_stored(querier: Querier, refs: RefArray, day: int) -> RefArray:
+    """Return those of the series whose rows of a day are not there, out of date, or damaged."""
+    if day not in querier.compacted:
+        return refs
+    keys = [split_rollup_key(key) for table, key in querier.stats.corrupt if table == "rollup"]
+    some = querier.dirty(day).union(ref for _, of_day, ref in keys if of_day == day)
+    return refs[np.isin(refs, np.fromiter(some, np.uint32, len(some)))] if some else refs[:0]
+
+
+def _from_raw(
+    querier: Querier, refs: RefArray, tier: Tier, min_ms: int, max_ms: int
+) -> Iterator[tuple[int, Buckets]]:
+    for frame in querier.frames(refs, min_ms, max_ms, _PIECE):
+        # The daily job goes from tier to tier, and stores decimals as such: its sums and these are
+        # rounded differently, by 1e-12 of what is added up at the most.
+        rows = rollup_rows(frame.ts_ms, frame.values, tier.width_ms)
         for series, buckets in zip(frame.series, rows, strict=True):
             if len(buckets):
-                found[series.ref] = buckets
+                yield series.ref, buckets
+
+
+def _last_before(
+    querier: Querier, found: dict[int, Buckets], tier: Tier, min_index: int
+) -> dict[int, float]:
+    """Return the last value before a range, where there is one, of the series that were read."""
+    before: dict[int, float] = {}
+    wanted = []
+    for ref, buckets in found.items():
+        at = int(np.searchsorted(buckets.index, min_index))
+        if at:
+            before[ref] = float(buckets.last[at - 1])
+        elif len(buckets):
+            wanted.append(ref)
+    refs, until_ms = np.array(wanted, np.uint32), min_index * tier.width_ms
+    for day in reversed(querier.days):
+        if not len(refs):
+            break
+        if day > day_of(until_ms):
+            continue
+        low_ms, high_ms = day_bounds(day)
+        last = _last_of_day(querier, refs, tier, low_ms, min(high_ms, until_ms))
+        before |= last
+        refs = refs[~np.isin(refs, list(last))]
+    return before
+
+
+def _last_of_day(
+    querier: Querier, refs: RefArray, tier: Tier, min_ms: int, max_ms: int
+) -> dict[int, float]:
+    """Return the last value of each series in a part of a day that begins with it."""
+    day = day_of(min_ms)
+    found: dict[int, float] = {}
+    # The rows of the range's own day have been read already: what is not there is not stored.
+    if day in querier.compacted and max_ms == day_bounds(day)[1]:
+        for coarse in dict.fromkeys((Tier.D1, tier)):
+            parts = _stored(querier, refs, coarse, [day])
+            found = {ref: float(each[0].last[-1]) for ref, each in parts.items() if each}
+            if found:
+                break
+    fresh = _not_stored(querier, refs, day)
+    for low_ms in (max(min_ms, max_ms - _NEAR_MS), min_ms):
+        if not len(fresh):
+            break
+        last = dict(_last_raw(querier, fresh, low_ms, max_ms))
+        found |= last
+        fresh = fresh[~np.isin(fresh, list(last))]
     return found
+
+
+def _last_raw(
+    querier: Querier, refs: RefArray, min_ms: int, max_ms: int
+) -> Iterator[tuple[int, float]]:
+    for frame in querier.frames(refs, min_ms, max_ms, _PIECE):
+        present = ~(is_absent(frame.values) | is_stale(frame.values))
+        last = present.shape[1] - 1 - np.argmax(present[:, ::-1], axis=1)
+        for row, series in enumerate(frame.series):
+            if present[row, last[row]]:
+                yield series.ref, float(frame.values[row, last[row]])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from .keys import PART_MAX, POINTS_GROUP, split_key
+from .keys import PART_MAX, POINTS_GROUP, day_of, split_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,11 @@ class Catalogue:
 
     generation: int = 0
     blocks: Mapping[int, Sequence[Block]] = field(default_factory=dict)
+
+    @cached_property
+    def days(self) -> frozenset[int]:
+        """UTC days that have blocks; no block crosses midnight."""
+        return frozenset(day_of(block.min_ms) for block in self)
 
     @staticmethod
     def of(blocks: Iterable[Block], generation: int) -> Catalogue:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from .catalogue import Block, Ledger
@@ -20,12 +20,13 @@ from .keys import day_of
 from .seal import INSERT_BLOCK, SealedBlock, bump_generation
 from .sealer import Sealer
 from .sqlite import WriterThread, transaction
-from .sweep import mark_orphaned, unmark_orphaned
+from .sweep import delete_rollups, mark_orphaned, unmark_orphaned
 
 RollupRow = tuple[int, bytes]
 
 _INSERT_ROLLUP: Final = "INSERT OR REPLACE INTO rollup (id, crc, data) VALUES (?, ?, ?)"
 _INSERT_DAY: Final = "INSERT OR REPLACE INTO day (day, compacted_ms) VALUES (?, ?)"
+_CLEAN: Final = "DELETE FROM dirty WHERE day = ? AND series = ?"
 _SLICE_ROWS: Final = 512
 
 
@@ -49,19 +50,18 @@ class Days:
         dirty = await self._writer.run(
             lambda c: [day for (day,) in c.execute("SELECT DISTINCT day FROM dirty")]
         )
-        days = {
-            day
-            for block in self._ledger.catalogue
-            if (day := day_of(block.min_ms)) not in self._ledger.compacted
-        }
+        days = self._ledger.catalogue.days - self._ledger.compacted
         return sorted(day for day in days | set(dirty) if day < today)
 
     def blocks(self, day: int) -> list[Block]:
         """Return the blocks of a day, of all groups; no block crosses midnight."""
         return [block for block in self._ledger.catalogue if day_of(block.min_ms) == day]
 
-    async def write_rollups(self, rollups: Sequence[RollupRow]) -> None:
-        """Write rollup rows in slices; those of a new day count once it is finished."""
+    async def write_rollups(self, rollups: Sequence[RollupRow], gone: Sequence[int]) -> None:
+        """
+        Write rollup rows in slices, and delete those of the keys ``gone``. Rows of a new day count
+        once it is finished.
+        """
         for low in range(0, len(rollups), _SLICE_ROWS):
             rows = [(key, crc(data, key), data) for key, data in rollups[low : low + _SLICE_ROWS]]
 
@@ -72,18 +72,21 @@ class Days:
                     connection.executemany(_INSERT_ROLLUP, rows)
 
             await self._writer.run(job)
+        await delete_rollups(self._writer, gone)
 
     async def finish(
-        self, day: int, replaced: Sequence[Block], blocks: Sequence[SealedBlock]
+        self,
+        day: int,
+        done: Collection[int],
+        replaced: Sequence[Block],
+        blocks: Sequence[SealedBlock],
     ) -> None:
         """
-        Put the new blocks in the place of those that were read, all at once, and count the day as
-        compacted. Then delete the old chunks.
+        Put the new blocks in the place of some old ones, all at once, and count the day as
+        compacted and the series ``done`` as clean. Then delete the old chunks.
         """
         now_ms = self._clock.now_ms()
         gone = [block.key for block in replaced]
-        # Blocks of this day that are not among those read came since: it is done again.
-        is_whole = {block.key for block in self.blocks(day)} <= set(gone)
         compacted = self._ledger.compacted | {day}
 
         def job(connection: sqlite3.Connection) -> None:
@@ -93,8 +96,7 @@ class Days:
                 connection.executemany(INSERT_BLOCK, [block.row for block in blocks])
                 unmark_orphaned(connection, [each.block.key for each in blocks])
                 connection.execute(_INSERT_DAY, (day, now_ms))
-                if is_whole:
-                    connection.execute("DELETE FROM dirty WHERE day = ?", (day,))
+                connection.executemany(_CLEAN, [(day, ref) for ref in done])
                 generation = bump_generation(connection)
             self._ledger.change(
                 generation,

@@ -65,6 +65,19 @@ class Group:
             ts_ms, values = ts_ms[which], values[which]
             if not len(ts_ms):
                 return dropped
+        if ts_ms[0] >= store.retention.keeps_all_ms(store.clock.now_ms()):
+            self._take(ts_ms, refs, values)
+            return dropped
+        # A policy keeps some series' samples less long than that.
+        late = [store.too_old(refs, ts) for ts in ts_ms.tolist()]
+        for ts, row, old in zip(ts_ms.tolist(), values, late, strict=True):
+            self._take(np.array([ts]), refs[~old], row[~old].reshape(1, -1))
+        total = dropped.get("too_old", 0) + sum(int(old.sum()) for old in late)
+        return {**dropped, "too_old": total} if total else dropped
+
+    def _take(self, ts_ms: IntArray, refs: RefArray, values: FloatArray) -> None:
+        """Put admitted ticks where they belong."""
+        store = self._store
         values = without_absent(values)
         members = self._members_of(refs)
         if members.foreign is not None:
@@ -83,7 +96,6 @@ class Group:
                 self._write(np.array([ts]), rest, row[~met].reshape(1, -1))
         else:
             self._write(ts_ms, members, values)
-        return dropped
 
     def _write(self, ts_ms: IntArray, members: _Members, values: FloatArray) -> None:
         """Write ticks that meet no points, all of members whose home is here."""

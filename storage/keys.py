@@ -46,3 +46,8 @@ def split_key(key: int) -> tuple[int, int, int]:
 def rollup_key(tier: int, day: int, ref: int) -> int:
     """Return the key of a rollup row; ``tier`` is 1 (1m) to 4 (1d)."""
     return tier << 60 | (day + 1) << 32 | ref
+
+
+def split_rollup_key(key: int) -> tuple[int, int, int]:
+    """Return (tier, day, series) of a rollup row's key."""
+    return key >> 60, (key >> 32 & 0xFFFFFFF) - 1, key & REF_MAX

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -38,6 +41,9 @@ _TIERS: Final = {"1m": 1, "5m": 2, "1h": 3, "1d": 4}
 _DAYS_MIN: Final = 2
 #: Free space is given back to the file system above this; a little is kept for the next hour.
 _FREE_BYTES_KEPT: Final = 4 << 20
+#: A clock that far ahead of what the monotonic one makes of it is not believed at once.
+_LEAP_MS: Final = 86_400_000
+_LEAP_WAIT_S: Final = 3_600.0
 
 _DEAD_SERIES: Final = "SELECT id FROM series WHERE last_day < ? AND created_ms < ?"
 
@@ -63,17 +69,21 @@ class Retention:
         sealer: Sealer,
         writer: WriterThread,
         stats: StoreStats,
-        forget: Callable[[RefArray], None],
+        forget: Callable[[RefArray, int], None],
     ) -> None:
         self._clock, self._index, self._current = clock, index, current
         self._forget = forget
         self._ledger, self._sealer, self._writer = ledger, sealer, writer
         self._stats = stats
-        self._thinned: set[tuple[int, int]] = set()  # block and class that are done
+        self._directory = settings.path
+        self._thinned: set[tuple[int, int]] = set()  # day and class that are done
         self._rollup_day = -2
         self._known_version = -1
         self._class_of: IntArray | None = None
         self._floor: tuple[Catalogue, int] | None = None
+        self._raw_day = -1  # raw samples of the days before are gone, or about to go
+        self._trusted = (0, 0.0)  # wall and monotonic time that went together
+        self._suspect_s: float | None = None
         self.configure(settings)
 
     def configure(self, settings: StorageSettings) -> None:
@@ -84,7 +94,13 @@ class Retention:
             for policy in settings.retention_policies
         ]
         self._classes.append(_Class(None, settings.retention))
+        self._shortest_raw_ms = min(each.keep.raw_ms for each in self._classes)
         self._known_version = self._rollup_day = -2
+        self._thinned.clear()
+
+    def start(self, newest_ms: int) -> None:
+        """The store opens, and the newest time that it has seen is this; 0 if none."""
+        self._trusted = (newest_ms or self._clock.now_ms(), self._clock.monotonic_s())
 
     def oldest_ms(self, refs: RefArray | None, now_ms: int) -> int | IntArray:
         """
@@ -93,7 +109,9 @@ class Retention:
         A late sample has its day's rollups made anew, and that takes the day's raw samples: where
         those are gone, by age or for want of space, it would replace them by itself alone.
         """
-        floor_ms = max(0, self._raw_floor_ms())
+        floor_ms = max(self._raw_floor_ms(), day_bounds(self._raw_day)[0])
+        # A clock that was days ahead may have made history of what is today again.
+        floor_ms = max(0, min(floor_ms, day_bounds(day_of(now_ms))[0]))
         if refs is None or len(self._classes) == 1:
             return max(floor_ms, now_ms - self.tier_keep_ms("raw"))
         if self._known_version != self._index.version:
@@ -103,14 +121,15 @@ class Retention:
         oldest: IntArray = np.maximum(cutoffs[self._class_of[refs]], floor_ms)
         return oldest
 
+    def keeps_all_ms(self, now_ms: int) -> int:
+        """Return a time from which on a sample may come whatever its series' policy is."""
+        return now_ms - self._shortest_raw_ms
+
     def _raw_floor_ms(self) -> int:
         """Return the first millisecond of the oldest day whose raw samples are all there."""
         catalogue, compacted = self._ledger.catalogue, self._ledger.compacted
         if self._floor is None or self._floor[0] is not catalogue:
-            day = min(
-                (day_of(block.min_ms) for block in catalogue),
-                default=max(compacted, default=-2) + 1,
-            )
+            day = min(catalogue.days, default=max(compacted, default=-2) + 1)
             has_older = any(each < day for each in compacted)
             self._floor = (catalogue, day_bounds(day)[0] if has_older else 0)
         return self._floor[1]
@@ -122,62 +141,109 @@ class Retention:
     async def run_once(self) -> None:
         """Delete what has expired. Raises StorageError; what was deleted by then stays so."""
         async with self._sealer.lock:
-            now_ms = self._clock.now_ms()
-            class_of = self._classify()
-            await self._raw_by_age(now_ms, class_of)
+            self._stats.retention_rows["chunk"] += await self._sealer.sweep()
+            now_ms = self._believed_ms()
             today = day_of(now_ms)
+            class_of = self._classify()
+            unsettled = await self._unsettled()
+            await self._raw_by_age(now_ms, class_of, unsettled)
             if today != self._rollup_day:
                 await self._rollups_by_age(now_ms, class_of)
                 await self._dead_series(now_ms)
                 self._rollup_day = today
-            await self._by_size(now_ms)
+            await self._by_size(today, unsettled)
             _, free = await used_bytes(self._writer)
             if free > _FREE_BYTES_KEPT:
                 self._stats.retention_bytes += await vacuum(self._writer, free - _FREE_BYTES_KEPT)
+
+    def _believed_ms(self) -> int:
+        """
+        Return the time that ages are counted from. A clock that is suddenly days ahead (an empty
+        battery, a slip of the hand) is believed after an hour: nothing brings back what has gone.
+        """
+        now_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
+        trusted_ms, trusted_s = self._trusted
+        expected_ms = trusted_ms + round((now_s - trusted_s) * 1000)
+        if now_ms > expected_ms + _LEAP_MS:
+            if self._suspect_s is None:
+                self._suspect_s = now_s
+                log.warning(
+                    "the clock is %d h ahead of what is stored; nothing expires by it for an hour",
+                    (now_ms - expected_ms) // 3_600_000,
+                )
+            if now_s - self._suspect_s < _LEAP_WAIT_S:
+                return expected_ms
+        self._trusted, self._suspect_s = (now_ms, now_s), None
+        return now_ms
+
+    async def _unsettled(self) -> set[int]:
+        """
+        Return the days whose rollups do not stand for all of their samples yet. Their raw samples
+        are needed still, however old.
+        """
+        dirty = await self._writer.run(
+            lambda c: {day for (day,) in c.execute("SELECT DISTINCT day FROM dirty")}
+        )
+        return (
+            dirty
+            | (self._ledger.catalogue.days - self._ledger.compacted)
+            | self._sealer.head_days()
+        )
 
     def _classify(self) -> IntArray | None:
         """Return each series' class by its number, or ``None`` if there is one class only."""
         if len(self._classes) == 1:
             return None
-        newest = max((series.ref for series in self._index.series()), default=0)
-        class_of = np.full(newest + 1, len(self._classes) - 1)
+        class_of = np.full(self._index.next_ref, len(self._classes) - 1)
         for number in reversed(range(len(self._classes) - 1)):
             matchers = self._classes[number].matchers
             assert matchers is not None
             class_of[self._index.select(matchers)] = number
         return class_of
 
-    async def _raw_by_age(self, now_ms: int, class_of: IntArray | None) -> None:
+    async def _raw_by_age(
+        self, now_ms: int, class_of: IntArray | None, unsettled: Collection[int]
+    ) -> None:
+        """
+        Delete raw samples, by whole days: as long as one sample of a day may come late, all of the
+        day are needed to make its rollups anew.
+        """
         cutoffs = [now_ms - each.keep.raw_ms for each in self._classes]
-        blocks = list(self._ledger.catalogue)
-        await self._drop_blocks([b for b in blocks if b.max_ms < min(cutoffs)])
+        days = sorted(day for day in self._ledger.catalogue.days if day not in unsettled)
+        for day in days:
+            if day_bounds(day)[1] < min(cutoffs):
+                await self._drop_day(day)
         if class_of is None:
             return
-        for block in self._ledger.catalogue:
-            for number, cutoff in enumerate(cutoffs):
-                if block.max_ms < cutoff and (block.key, number) not in self._thinned:
-                    refs = np.flatnonzero(class_of == number)
-                    keys = [block.key & ~REF_MAX | ref for ref in refs.tolist()]
-                    self._stats.retention_rows["chunk"] += await delete_chunks(self._writer, keys)
-                    self._thinned.add((block.key, number))
-        alive = {block.key for block in self._ledger.catalogue}
+        for number, cutoff in enumerate(cutoffs):
+            refs = frozenset(np.flatnonzero(class_of == number).tolist())
+            for day in days:
+                blocks = {block.key for block in self._blocks(day)}
+                if day_bounds(day)[1] < cutoff and blocks and (day, number) not in self._thinned:
+                    deleted = await delete_chunks(self._writer, blocks, refs)
+                    self._stats.retention_rows["chunk"] += deleted
+                    self._thinned.add((day, number))
+        alive = self._ledger.catalogue.days
         self._thinned = {done for done in self._thinned if done[0] in alive}
 
-    async def _drop_blocks(self, blocks: Iterable[Block]) -> None:
-        gone = [block.key for block in blocks]
-        if not gone:
-            return
+    async def _drop_day(self, day: int) -> None:
+        gone = [block.key for block in self._blocks(day)]
+        self._raw_day = max(self._raw_day, day + 1)
 
         def job(connection: sqlite3.Connection) -> None:
             with transaction(connection):
                 connection.executemany("DELETE FROM block WHERE id = ?", [(key,) for key in gone])
                 mark_orphaned(connection, gone)
+                connection.execute("DELETE FROM dirty WHERE day = ?", (day,))
                 generation = bump_generation(connection)
             self._ledger.change(generation, removed=gone)
 
         await self._writer.run(job)
         self._stats.retention_rows["block"] += len(gone)
         self._stats.retention_rows["chunk"] += await self._sealer.sweep()
+
+    def _blocks(self, day: int) -> list[Block]:
+        return [block for block in self._ledger.catalogue if day_of(block.min_ms) == day]
 
     async def _rollups_by_age(self, now_ms: int, class_of: IntArray | None) -> None:
         for name, tier in _TIERS.items():
@@ -224,22 +290,21 @@ class Retention:
 
         if len(dead):
             await self._writer.run(job)
-            self._forget(dead)
+            self._forget(dead, cutoff_ms)
             self._stats.retention_rows["series"] += len(dead)
 
-    async def _by_size(self, now_ms: int) -> None:
+    async def _by_size(self, today: int, unsettled: Collection[int]) -> None:
         """Over the cap: the oldest raw day goes, down to two; then the oldest of 1m, 5m, 1h."""
-        today = day_of(now_ms)
         while True:
             used, _ = await used_bytes(self._writer)
+            used += await asyncio.to_thread(_other_bytes, self._directory)
             if used <= self._max_bytes:
                 return
-            days = sorted({day_of(block.min_ms) for block in self._ledger.catalogue})
-            if days and days[0] <= today - _DAYS_MIN:
+            days = sorted(d for d in self._ledger.catalogue.days if d <= today - _DAYS_MIN)
+            if days:
                 log.warning("%d bytes are over storage.max_bytes: a raw day goes", used)
-                await self._drop_blocks(
-                    [b for b in self._ledger.catalogue if day_of(b.min_ms) == days[0]]
-                )
+                # One that is still to be compacted goes last: it would leave nothing.
+                await self._drop_day(min(days, key=lambda day: (day in unsettled, day)))
                 continue
             for tier in (1, 2, 3):
                 if await self._oldest_rollup_day(tier, today):
@@ -269,3 +334,14 @@ class Retention:
     def _keeps(self) -> Iterator[int]:
         for each in self._classes:
             yield from each.keep.by_tier().values()
+
+
+def _other_bytes(directory: Path) -> int:
+    """Return the size of what lies beside the samples: the ballast, the agent's state."""
+    total = 0
+    for file in directory.iterdir():
+        # A file may go while we look. The log of the samples comes and goes, some 16 MiB at most.
+        with contextlib.suppress(OSError):
+            if not file.name.startswith("samples.db") and file.is_file():
+                total += file.stat().st_size
+    return total

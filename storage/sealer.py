@@ -7,6 +7,8 @@ import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
+import numpy as np
+
 from ..config.settings import SealSettings
 from .catalogue import Ledger, PartNumbers
 from .clock import Clock
@@ -15,7 +17,7 @@ from .errors import StorageError
 from .group import Group
 from .head import Points, PointsHead
 from .intake import Intake
-from .keys import POINTS_GROUP, day_of
+from .keys import DAY_MS, POINTS_GROUP, day_of
 from .seal import (
     INSERT_BLOCK,
     ChunkRow,
@@ -62,7 +64,7 @@ class Sealer:
         self.configure(settings)
         #: Held while blocks are made or deleted; see days.py and retention.py.
         self.lock = asyncio.Lock()
-        self._marked_day: dict[int, tuple[int, int]] = {}  # by group: day and columns last marked
+        self._marked_day: dict[int, tuple[int, int]] = {}  # by group: day and members last marked
         self.last_seal_ms = 0
 
     def configure(self, settings: SealSettings) -> None:
@@ -71,6 +73,8 @@ class Sealer:
 
     async def seal_due(self) -> None:
         """Seal what is due: everything once an hour; a group, or the points, when they are many."""
+        if self.lock.locked():
+            return  # the commits that come in turn with this must not wait for a compaction
         now_ms = self._clock.now_ms()
         interval_ms = self._settings.interval_ms
         cells = sum(group.head.ticks * group.head.columns for group in self._groups.values())
@@ -100,6 +104,14 @@ class Sealer:
             except StorageError:
                 self._stats.seal_errors += 1
                 raise
+
+    def head_days(self) -> set[int]:
+        """Return the UTC days that samples in the head fall in."""
+        days = self._points.view().days()
+        for group in self._groups.values():
+            head = group.head.view
+            days |= set(np.unique((head.ts_ms[: head.ticks] - 1) // DAY_MS).tolist())
+        return days
 
     async def write_chunks(self, chunks: Sequence[ChunkRow]) -> None:
         """Write chunk rows in slices; they do not count before their block's own row does."""
@@ -191,7 +203,7 @@ class Sealer:
                 for block in sealed:
                     connection.execute(INSERT_BLOCK, block.row)
                     refs = block.refs
-                    mark = (block.day, len(refs))
+                    mark = (block.day, hash(tuple(refs)))
                     if group == POINTS_GROUP or marked.get(group) != mark:
                         connection.executemany(_MARK_DAY, [(block.day, r, block.day) for r in refs])
                         marked[group] = mark

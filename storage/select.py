@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -72,6 +73,7 @@ class Querier:
         #: UTC days whose rollup rows are written.
         self.compacted = compacted
         self.stats = ReadStats()
+        self._dirty: dict[int, frozenset[int]] = {}
 
     # --- Series -------------------------------------------------------------------------------
 
@@ -131,28 +133,48 @@ class Querier:
         homes = np.isin(self._groups_of, list(groups)) & (self._groups_of > 0)
         return np.flatnonzero(homes).astype(np.uint32)
 
-    def head_days(self) -> set[int]:
-        """Return the days that samples of the head fall in."""
+    @cached_property
+    def days(self) -> list[int]:
+        """The days that may hold samples, rising."""
+        return sorted(self.catalogue.days | self.compacted | self._head_days)
+
+    def dirty(self, day: int) -> frozenset[int]:
+        """Return the series of a compacted day that have got samples since, the head's included."""
+        found = self._dirty.get(day)
+        if found is None:
+            dirty = set(self.dirty_rows(day))
+            if day in self._head_days:
+                low_ms, high_ms = day_bounds(day)
+                dirty |= self._points_head.refs_between(low_ms, high_ms)
+                for head in self._heads.values():
+                    low, high = _clip(head.ts_ms[: head.ticks], low_ms, high_ms)
+                    if low < high:
+                        dirty |= set(head.refs.tolist())
+            found = self._dirty[day] = frozenset(dirty)
+        return found
+
+    def dirty_rows(self, day: int) -> frozenset[int]:
+        """As :meth:`dirty`, but only what is in chunks."""
+        rows = self._connection.execute("SELECT series FROM dirty WHERE day = ?", (day,))
+        return frozenset(ref for (ref,) in rows)
+
+    def homes(self, refs: RefArray) -> IntArray:
+        """Return the group that each series belongs to; 0 for one that has been deleted."""
+        homes: IntArray = np.zeros(len(refs), np.int64)
+        known = refs < len(self._groups_of)
+        homes[known] = self._groups_of[refs[known]]
+        return homes
+
+    # --- How ----------------------------------------------------------------------------------
+
+    @cached_property
+    def _head_days(self) -> set[int]:
         days = self._points_head.days()
         for head in self._heads.values():
             if head.ticks:
                 ends = (int(head.ts_ms[0]), int(head.ts_ms[head.ticks - 1]))
                 days |= set(range(day_of(ends[0]), day_of(ends[1]) + 1))
         return days
-
-    def dirty(self, day: int) -> set[int]:
-        """Return the series of a compacted day that have got samples since, the head's included."""
-        rows = self._connection.execute("SELECT series FROM dirty WHERE day = ?", (day,))
-        dirty = {ref for (ref,) in rows}
-        low_ms, high_ms = day_bounds(day)
-        dirty |= self._points_head.refs_between(low_ms, high_ms)
-        for head in self._heads.values():
-            low, high = _clip(head.ts_ms[: head.ticks], low_ms, high_ms)
-            if low < high:
-                dirty |= set(head.refs.tolist())
-        return dirty
-
-    # --- How ----------------------------------------------------------------------------------
 
     def _pieces(self, group: int, min_ms: int, max_ms: int) -> list[Piece]:
         pieces = []

@@ -37,7 +37,7 @@ from .seal import (
 )
 from .sealer import Sealer
 from .select import Querier
-from .sink import Refusal
+from .sink import REFUSALS, Refusal
 from .sqlite import ReaderPool, WriterThread, is_full, transaction
 from .stats import StoreStats
 from .sweep import mark_orphaned
@@ -169,6 +169,7 @@ class Store:
                 (self._not_before_ms - now_ms) // 1000,
             )
         self.sealer.last_seal_ms = now_ms
+        self.retention.start(newest_ms)
         self.stats.recovery_seconds = time.monotonic() - started_s
         self._state = "open"
 
@@ -239,6 +240,13 @@ class Store:
             self._intake.add_group(group.number, name)
         return group
 
+    def has_group(self, name: str) -> bool:
+        return name in self._groups
+
+    def home(self, ref: int) -> Group:
+        """Return the group that a series belongs to."""
+        return self._by_number[int(self.homes(np.array([ref], np.uint32))[0])]
+
     def ref(self, labels: Labels, kind: Kind, group: int) -> int:
         """Return a series' number, creating it in that group. Raises SeriesRefused."""
         series = self.index.find(labels)
@@ -277,7 +285,7 @@ class Store:
         now_ms = self.clock.now_ms()
         if now_ms < self._not_before_ms:
             self.stats.dropped["clock"] += len(refs)
-            return Refusal(("our clock is behind the stored samples",) * len(refs))
+            return Refusal((REFUSALS["clock"],) * len(refs))
         late: BoolArray = ts_ms < self.retention.oldest_ms(refs, now_ms)
         early = ts_ms > now_ms + self.settings.limits.future_ms
         refusal = None
@@ -287,11 +295,7 @@ class Store:
             self.stats.dropped["future"] += int(early.sum())
             refusal = Refusal(
                 tuple(
-                    "older than the raw retention"
-                    if old
-                    else "too far in the future"
-                    if new
-                    else ""
+                    REFUSALS["too_old"] if old else REFUSALS["future"] if new else ""
                     for old, new in zip(late.tolist(), early.tolist(), strict=True)
                 )
             )
@@ -344,6 +348,14 @@ class Store:
         dropped = {reason: samples for reason, samples in numbers.items() if samples}
         self.stats.dropped.update(dropped)
         return dropped, slice(low, high)
+
+    def too_old(self, refs: RefArray, ts_ms: int) -> BoolArray:
+        """Tell which series of an admitted tick keep no samples that old; count them as dropped."""
+        late: BoolArray = np.broadcast_to(
+            ts_ms < self.retention.oldest_ms(refs, self.clock.now_ms()), refs.shape
+        )
+        self.stats.dropped["too_old"] += int(late.sum())
+        return late
 
     def take_ticks(self, records: Sequence[TickRecord]) -> None:
         """Take records of the same members, rising in time."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from typing import Final
 
 from .keys import REF_MAX
@@ -13,6 +13,8 @@ from .sqlite import WriterThread, transaction
 #: their overflow pages one by one).
 _SLICE_ROWS: Final = 1_000
 _VACUUM_PAGES: Final = 500
+#: Rows that are looked at in one go.
+_SCAN_ROWS: Final = 2_000
 
 _ORPHANS: Final = (
     "SELECT id FROM chunk WHERE id BETWEEN ? AND ? "
@@ -20,6 +22,7 @@ _ORPHANS: Final = (
 )
 _MARK: Final = "INSERT OR IGNORE INTO orphaned (block) VALUES (?)"
 _UNMARK: Final = "DELETE FROM orphaned WHERE block = ?"
+_CHUNKS: Final = "SELECT id, block FROM chunk WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
 _ROLLUPS: Final = "SELECT id FROM rollup WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
 
 
@@ -70,9 +73,25 @@ async def sweep_orphans(writer: WriterThread) -> int:
     return deleted
 
 
-async def delete_chunks(writer: WriterThread, keys: Sequence[int]) -> int:
-    """Delete chunks by their keys and return how many there were."""
-    return await _delete(writer, "DELETE FROM chunk WHERE id = ?", keys)
+async def delete_chunks(writer: WriterThread, blocks: Collection[int], refs: Container[int]) -> int:
+    """Delete the chunks of some series in blocks of one day, and return how many there were."""
+    low = min(blocks) & ~REF_MAX
+    end = (max(blocks) | REF_MAX) + 1
+    deleted = 0
+    while True:
+
+        def job(connection: sqlite3.Connection, low: int = low) -> tuple[int, int]:
+            rows = connection.execute(_CHUNKS, (low, end, _SCAN_ROWS)).fetchall()
+            gone = [(key,) for key, block in rows if key & REF_MAX in refs and block in blocks]
+            with transaction(connection):
+                connection.executemany("DELETE FROM chunk WHERE id = ?", gone)
+            return len(gone), rows[-1][0] if len(rows) == _SCAN_ROWS else 0
+
+        gone, last = await writer.run(job)
+        deleted += gone
+        if not last:
+            return deleted
+        low = last + 1
 
 
 async def delete_rollups(writer: WriterThread, keys: Sequence[int]) -> int:
@@ -111,6 +130,8 @@ async def vacuum(writer: WriterThread, bytes_to_free: int) -> int:
         if after >= before:
             break
         given += before - after
+    # The file itself is cut when the log is carried over.
+    await writer.run(lambda c: c.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone())
     return given
 
 

@@ -109,7 +109,8 @@ async def test_chunks_of_deleted_blocks_go_after_a_crash_too(
 ) -> None:
     put(store.group("g"), clock.now_ms(), {A: 1.0})
     await store.seal()
-    clock.step(20 * DAY)
+    await clock.advance(20 * DAY)
+    await Compactor(store, rest=0).run_once()
     disk = FailingConnection.install(store)
     for statements in range(100):
         disk.fail_after(statements)
