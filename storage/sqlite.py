@@ -14,7 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Final, TypeVar
@@ -83,18 +83,16 @@ def open_writer(path: Path, durability_full: bool = False) -> sqlite3.Connection
     """
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        _refuse_newer(path)
         connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, cached_statements=64
         )
     except OSError as error:
         raise StoreUnavailable(f"cannot open {path}: {error.strerror}") from error
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
     try:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        if version > SCHEMA_VERSION:
-            raise SchemaTooNew(
-                f"{path} has schema {version}, this version knows {SCHEMA_VERSION}; "
-                "install the newer Tachograph again or use another data directory"
-            )
         if version == 0:
             # Both only take effect before the first table.
             connection.execute("PRAGMA page_size=4096")
@@ -118,10 +116,20 @@ def open_writer(path: Path, durability_full: bool = False) -> sqlite3.Connection
     except sqlite3.Error as error:
         connection.close()
         raise translate(error, path) from error
-    except SchemaTooNew:
-        connection.close()
-        raise
     return connection
+
+
+def _refuse_newer(path: Path) -> None:
+    """Look at the version without touching the file: closing a writer carries the log over."""
+    if not path.stat().st_size:
+        return
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version > SCHEMA_VERSION:
+        raise SchemaTooNew(
+            f"{path} has schema {version}, this version knows {SCHEMA_VERSION}; "
+            "install the newer Tachograph again or use another data directory"
+        )
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
