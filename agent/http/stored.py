@@ -10,7 +10,7 @@ import numpy as np
 from aiohttp import web
 
 from ...aggregation.rollup import Aggregate, Tier
-from ...aggregation.tiers import read_tier
+from ...aggregation.tiers import read_tier, readable
 from ...config.selector import Matcher
 from ...storage.clock import Clock
 from ...storage.frame import FloatArray, IntArray, RefArray, is_absent, is_stale
@@ -75,12 +75,16 @@ def routes(
         what = Aggregate(choice(request, "agg", tuple(Aggregate), "avg"))
         now_ms = clock.now_ms()
         start_ms, end_ms = range_ms(request, now_ms, min(60 * tier.width_ms, 30 * DAY_MS))
-        refs = _select(store.index, wanted)
+        matching = _select(store.index, wanted)
+        refs = readable(store.index, matching, what)
+        warnings = []
+        if len(refs) < len(matching):
+            warnings.append(f"{len(matching) - len(refs)} gauges are left out: they have no {what}")
         if len(refs) * ((end_ms - start_ms) // tier.width_ms + 1) > _POINTS_MAX * 20:
             raise _too_much()
         return web.Response(
             body=await store.read(
-                lambda querier: _rollups(querier, refs, tier, what, start_ms, end_ms)
+                lambda querier: _rollups(querier, refs, tier, what, start_ms, end_ms, warnings)
             ),
             content_type="application/json",
         )
@@ -134,7 +138,13 @@ def _points(querier: Querier, refs: RefArray, start_ms: int, end_ms: int) -> byt
 
 
 def _rollups(
-    querier: Querier, refs: RefArray, tier: Tier, what: Aggregate, start_ms: int, end_ms: int
+    querier: Querier,
+    refs: RefArray,
+    tier: Tier,
+    what: Aggregate,
+    start_ms: int,
+    end_ms: int,
+    warnings: Sequence[str],
 ) -> bytes:
     total = 0
     result = []
@@ -143,7 +153,7 @@ def _rollups(
         if total > _POINTS_MAX:
             raise _too_much()
         result.append(_matrix_row(found.series, found.end_ms, found.values))
-    return _matrix(result, tier=tier.label, aggregate=str(what))
+    return _matrix(result, warnings, tier=tier.label, aggregate=str(what))
 
 
 def _matrix_row(series: Series, ts_ms: IntArray, values: FloatArray) -> Json:
@@ -152,9 +162,12 @@ def _matrix_row(series: Series, ts_ms: IntArray, values: FloatArray) -> Json:
     return {"metric": dict(series.labels), "values": pairs}
 
 
-def _matrix(result: list[Json], **facts: str) -> bytes:
+def _matrix(result: list[Json], warnings: Sequence[str] = (), **facts: str) -> bytes:
     data = {"resultType": "matrix", **facts, "result": result}
-    return _encoder.encode({"status": "success", "data": data})
+    answer: Json = {"status": "success", "data": data}
+    if warnings:
+        answer["warnings"] = warnings
+    return _encoder.encode(answer)
 
 
 def _too_much() -> ApiError:
