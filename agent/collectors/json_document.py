@@ -1,0 +1,149 @@
+"""A JSON document at an HTTP address as business figures, read by JMESPath."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from ...config.prometheus import HttpClient, HttpHeader
+from ...config.sources import HttpJsonSource, JsonMetric
+from ...storage.model import MetricType
+from .figures import Figure, SourceError, as_label, as_number, masked
+from .offload import CallHung, Offload
+from .scrape_http import Answer, Fetcher, ScrapeError, unpacked
+from .tick import Family
+
+if TYPE_CHECKING:
+    from jmespath.parser import ParsedResult
+
+#: A document up to this long is read in some ms, and so on the event loop.
+_INLINE_BYTES: Final = 16 * 1024
+_PASS: Final = "document"
+
+
+@dataclass(frozen=True, slots=True)
+class _Paths:
+    """A metric with its expressions compiled."""
+
+    family: Family
+    items: ParsedResult | None
+    value: ParsedResult
+    labels: Mapping[str, ParsedResult]
+
+
+class JsonReader:
+    """
+    Reads one document.
+
+    Args:
+        session: From :func:`.scrape_http.open_session`; it belongs to the caller.
+    """
+
+    def __init__(
+        self, settings: HttpJsonSource, session: aiohttp.ClientSession, timeout_s: float
+    ) -> None:
+        self._settings, self._timeout_s = settings, timeout_s
+        client = settings.http_config
+        headers = dict(client.http_headers)
+        if not any(name.lower() == "accept" for name in headers):
+            headers["Accept"] = HttpHeader(values=("application/json",))
+        self._fetcher = Fetcher(session, replace(client, http_headers=headers), settings.max_bytes)
+        self._offload = Offload(f"tachograph-json/{settings.name}")
+        self._paths: list[_Paths] | None = None
+
+    async def read(self) -> Sequence[Figure]:
+        params = {name: value.reveal() for name, value in self._settings.params.items()}
+        url = URL(self._settings.url).update_query(params)
+        try:
+            answer = await self._fetcher.fetch(url, self._timeout_s)
+        except ScrapeError as error:
+            secrets = [*params.values(), *_secrets(self._settings.http_config)]
+            raise SourceError(masked(str(error), secrets)) from None
+        if len(answer.raw) <= _INLINE_BYTES and not answer.is_gzip:
+            return self._figures(answer)
+        results = await self._offload.run({_PASS: lambda: self._figures(answer)}, self._timeout_s)
+        result = results[_PASS]
+        if isinstance(result, CallHung):
+            raise SourceError("the document takes too long to read")
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    async def close(self) -> None:
+        self._offload.close()
+
+    def _figures(self, answer: Answer) -> list[Figure]:
+        from jmespath.exceptions import JMESPathError
+
+        try:
+            document = msgspec.json.decode(bytes(unpacked(answer, self._settings.max_bytes)))
+        except ScrapeError as error:
+            raise SourceError(str(error)) from None
+        except (msgspec.DecodeError, RecursionError) as error:
+            kind = answer.content_type.partition(";")[0]
+            hint = "" if "json" in kind else f" (Content-Type is {kind[:80]!r})"
+            raise SourceError(f"not JSON: {error}{hint}") from None
+        if self._paths is None:
+            self._paths = [_compiled(metric) for metric in self._settings.metrics]
+        figures: list[Figure] = []
+        for paths in self._paths:
+            try:
+                figures += self._of_metric(paths, document)
+            except (JMESPathError, RecursionError) as error:
+                raise SourceError(f"{paths.family.name}: {_first_line(error)}") from None
+        return figures
+
+    def _of_metric(self, paths: _Paths, document: Any) -> list[Figure]:
+        name = paths.family.name
+        items = [document]
+        if paths.items is not None:
+            found = paths.items.search(document)
+            if found is None:
+                return []
+            if not isinstance(found, list):
+                raise SourceError(f"{name}: items lead to no list")
+            items = found
+        if len(items) > self._settings.max_series:
+            raise SourceError(
+                f"{name}: {len(items)} items, more than max_series ({self._settings.max_series})"
+            )
+        figures = []
+        for item in items:
+            value = as_number(paths.value.search(item), name)
+            if value is not None:
+                labels = {
+                    label: as_label(path.search(item), f"{name}, label {label}")
+                    for label, path in paths.labels.items()
+                }
+                figures.append(Figure.of(paths.family, labels, value))
+        return figures
+
+
+def _compiled(metric: JsonMetric) -> _Paths:
+    import jmespath
+
+    return _Paths(
+        Family(metric.name, MetricType(metric.type), metric.help),
+        jmespath.compile(metric.items) if metric.items else None,
+        jmespath.compile(metric.value),
+        {label: jmespath.compile(path) for label, path in metric.labels.items()},
+    )
+
+
+def _secrets(client: HttpClient) -> list[str]:
+    """What of the settings must not appear in a message; files are never part of one."""
+    found = [each.reveal() for header in client.http_headers.values() for each in header.secrets]
+    if client.basic_auth is not None and client.basic_auth.password is not None:
+        found.append(client.basic_auth.password.reveal())
+    if client.bearer is not None and client.bearer.credentials is not None:
+        found.append(client.bearer.credentials.reveal())
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
