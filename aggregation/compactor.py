@@ -78,6 +78,9 @@ class Compactor:
         await store.sealer.sweep()
         blocks = store.days.blocks(day)
         plan = await store.read(lambda querier: _plan(querier, day, blocks))
+        # A crash gives the numbers of series that no flush has committed to others: their rows must
+        # not be there first.
+        await store.flush()
         job = _DayJob(
             plan, PartNumbers(store.ledger.catalogue), store.settings.seal.codec != "zlib"
         )
