@@ -257,6 +257,7 @@ class StoreModel(RuleBasedStateMachine):
         if seal_first:
             self.seal(None)
         self.run(Compactor(self.store, rest=0).run_once())
+        self.note_durable()
 
     @rule(statements=st.integers(0, 60))
     def compact_on_failing_disk(self, statements: int) -> None:
@@ -266,6 +267,7 @@ class StoreModel(RuleBasedStateMachine):
         except StorageError:
             assert self.disk.failures
         self.disk.heal()
+        self.note_durable()
 
     def note_durable(self) -> None:
         if self.store._intake.is_empty:
