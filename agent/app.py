@@ -7,7 +7,7 @@ import gc
 import logging
 import sqlite3
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
 
@@ -26,6 +26,8 @@ from ..storage.model import Series
 from ..storage.state import State
 from ..storage.store import Store
 from .chronicle import Chronicle, Conditions
+from .collectors.business import business_sources, callback_source
+from .collectors.callback import Callback
 from .collectors.host import HostSource
 from .collectors.process import ProcessSource, own_process
 from .collectors.schedule import Schedule
@@ -96,6 +98,7 @@ class Agent:
         self._stop = asyncio.Event()
         self._reload_lock = asyncio.Lock()
         self._last_reload = (True, 0.0)
+        self._callbacks: dict[str, Callable[[], Source]] = {}
 
     # --- Life ---------------------------------------------------------------------------------
 
@@ -218,6 +221,57 @@ class Agent:
         """Record one value of one of the backend's metrics; never waits, never raises."""
         self.recorder.record(name, value, labels, type)
 
+    def add_source(
+        self,
+        callback: Callback,
+        *,
+        name: str,
+        interval_s: float | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        """
+        Ask a function of the backend's own for figures, from now on or from the start on.
+
+        It runs on the event loop, so it must not block; it may be a coroutine function. It returns
+        ``{name: value}``, or tuples ``(name, value)`` and ``(name, value, labels)``. Names get the
+        namespace; one that ends in ``_total`` is a counter.
+
+        Args:
+            name: Unique among callbacks; the source is called ``callback/NAME``.
+            interval_s: Without it ``metrics.collection.business_metrics_interval``.
+
+        Raises:
+            ValueError: The name is taken.
+        """
+        if name in self._callbacks:
+            raise ValueError(f"there is a callback called {name!r} already")
+
+        def make() -> Source:
+            usual_s = self.config.metrics.collection.business_interval_ms / 1000
+            return callback_source(
+                self.store,
+                callback,
+                name=name,
+                interval_s=interval_s or usual_s,
+                namespace=self.config.namespace,
+                labels=labels,
+            )
+
+        self._callbacks[name] = make
+        if self._is_ready:
+            self.schedule.add(make())
+
+    async def remove_source(self, name: str) -> None:
+        """
+        Ask a callback no longer; its series end.
+
+        Raises:
+            KeyError: There is none of this name.
+        """
+        del self._callbacks[name]
+        if self._is_ready:
+            await self.schedule.remove(f"callback/{name}")
+
     async def reload(self) -> Sequence[str]:
         """
         Load the configuration again and apply it, or keep the old one.
@@ -329,6 +383,9 @@ class Agent:
             sources.append(
                 ProcessSource(store, watch, namespace=config.namespace, timeout_s=timeout_s)
             )
+        assert self._session is not None
+        sources += business_sources(config, store, self._session)
+        sources += [make() for make in self._callbacks.values()]
         return [*sources, *self.scrapes.sources]
 
     def _self_monitor(self) -> SelfMonitor:

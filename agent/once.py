@@ -12,6 +12,7 @@ from ..storage.frame import FloatArray, IntArray, RefArray
 from ..storage.labels import Index
 from ..storage.metadata import Families
 from ..storage.model import Kind, Labels, Metadata
+from .collectors.business import business_sources
 from .collectors.host import HostSource
 from .collectors.process import ProcessSource, own_process
 from .collectors.scrape_http import open_session
@@ -71,7 +72,8 @@ async def print_once(config: Config, out: TextIO) -> int:
         if config.metrics.system.enabled:
             system = config.metrics.system
             host.append(HostSource(sink, system, namespace=config.namespace, timeout_s=timeout_s))
-        sources: list[Source] = [*host, *pool.sources]
+        business = business_sources(config, sink, session)
+        sources: list[Source] = [*host, *business, *pool.sources]
         await asyncio.gather(*(_pass(each, clock) for each in host))
         await clock.sleep(_BETWEEN_PASSES_S)
         failures = await asyncio.gather(*(_pass(each, clock) for each in sources))

@@ -70,7 +70,7 @@ class Reader(Protocol):
 
 class BusinessSource:
     """
-    A :class:`~.source.Source` over a reader.
+    A :class:`~.source.Source`, and :class:`~.source.Ending`, over a reader.
 
     A failed pass ends all series of the source, as a failed scrape does: nobody knows their values
     any more, and an old one must not pass for current. ``tachograph_source_up`` says which.
@@ -133,6 +133,9 @@ class BusinessSource:
 
     async def close(self) -> None:
         await self._reader.close()
+
+    def end_series(self, ts_ms: int) -> None:
+        self._writer.end(ts_ms)
 
     async def _read(self) -> Sequence[Figure]:
         try:

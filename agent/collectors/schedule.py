@@ -14,7 +14,7 @@ from typing import Final
 from ...storage.clock import Clock
 from ...storage.errors import StoreUnavailable
 from ...storage.sink import Sink
-from .source import Source
+from .source import Ending, Source
 from .tick import Block, Family, TickWriter, counter, gauge
 
 LOG = logging.getLogger(__name__)
@@ -203,8 +203,10 @@ class Schedule:
         entry = self._entries.pop(name)
         await self._stop(entry)
         await self._close(entry.source)
-        if entry.writer is not None:
-            with contextlib.suppress(StoreUnavailable):
+        with contextlib.suppress(StoreUnavailable):
+            if isinstance(entry.source, Ending):
+                entry.source.end_series(self._clock.now_ms())
+            if entry.writer is not None:
                 entry.writer.end(self._clock.now_ms())
 
     async def replace(self, sources: Iterable[Source]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Source(Protocol):
@@ -61,4 +61,18 @@ class Source(Protocol):
 
     async def close(self) -> None:
         """Release what the source holds. May be called twice, and without any pass before."""
+        ...
+
+
+@runtime_checkable
+class Ending(Protocol):
+    """A source whose series end when it is taken off the schedule, not when the agent stops."""
+
+    def end_series(self, ts_ms: int) -> None:
+        """
+        Write a stale marker for every series of the last tick; after the last pass.
+
+        Raises:
+            StoreUnavailable: Nothing was written.
+        """
         ...
