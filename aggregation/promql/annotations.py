@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from .errors import line_and_column
 from .literals import format_number, quote
 from .nodes import Expr
 
-_MONOTONICITY_PAGE = (
+_MONOTONICITY_PAGE: Final = (
     "https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile"
 )
+
+
+#: As many of each as upstream's API shows; of the others it says how many there were.
+SHOWN_MAX: Final = 10
 
 
 class Annotations:
@@ -25,15 +30,15 @@ class Annotations:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return tuple(self._warnings)
+        return _shown(list(self._warnings), "warning")
 
     @property
     def infos(self) -> tuple[str, ...]:
-        forced = (self._info(mono.text(name), at) for (name, at), mono in self._forced())
-        return (*self._infos, *forced)
-
-    def _forced(self) -> list[tuple[tuple[str, int], _Monotonicity]]:
-        return list(self._monotonicity.items())
+        forced = (
+            self._info(monotonicity.text(name), position)
+            for (name, position), monotonicity in self._monotonicity.items()
+        )
+        return _shown([*self._infos, *forced], "info")
 
     def _where(self, position: int) -> str:
         line, column = line_and_column(self._text, position)
@@ -131,6 +136,13 @@ class _Monotonicity:
             f"with a max diff of {_two_digits(self.difference)}, over {self.samples} samples "
             f"from {_time_text(self.first_ms)} to {_time_text(self.last_ms)}"
         )
+
+
+def _shown(texts: list[str], kind: str) -> tuple[str, ...]:
+    omitted = len(texts) - SHOWN_MAX
+    if omitted <= 0:
+        return tuple(texts)
+    return (*texts[:SHOWN_MAX], f"{omitted} more {kind} annotations omitted")
 
 
 def _for_metric(name: str) -> str:

@@ -72,7 +72,13 @@ class Engine:
         return parse(text, experimental=options.experimental, limits=options.limits)
 
     def instant(
-        self, querier: Querier, query: str | Expr, time_ms: int, *, check: Check | None = None
+        self,
+        querier: Querier,
+        query: str | Expr,
+        time_ms: int,
+        *,
+        check: Check | None = None,
+        lookback_ms: int | None = None,
     ) -> Result:
         """
         Evaluate at one time.
@@ -80,12 +86,14 @@ class Engine:
         Args:
             query: Text, or a tree from :meth:`parse`; only text gives positions in messages.
             check: Asked between pieces of work; see :class:`.budget.Deadline`.
+            lookback_ms: Instead of that of the options.
 
         Raises:
             PromqlError: Its ``error_type`` is that of the HTTP API.
         """
         text, expr = self._prepare(query)
-        run = self._run(querier, text, (time_ms, time_ms, 0), check, is_range=False)
+        times_ms = (time_ms, time_ms, 0)
+        run = self._run(querier, text, times_ms, check, lookback_ms, is_range=False)
         grid = Grid(np.array([time_ms], np.int64))
         return _guarded(lambda: run.instant(expr, grid))
 
@@ -98,6 +106,7 @@ class Engine:
         step_ms: int,
         *,
         check: Check | None = None,
+        lookback_ms: int | None = None,
     ) -> Result:
         """
         Evaluate at ``start_ms`` and every ``step_ms`` from there up to ``end_ms``.
@@ -114,7 +123,8 @@ class Engine:
                 f'invalid expression type "{expr.type.documented}" for range query, '
                 "must be Scalar or instant Vector"
             )
-        run = self._run(querier, text, (start_ms, end_ms, step_ms), check, is_range=True)
+        times_ms = (start_ms, end_ms, step_ms)
+        run = self._run(querier, text, times_ms, check, lookback_ms, is_range=True)
         grid = Grid(np.arange(start_ms, end_ms + 1, step_ms, dtype=np.int64))
         return _guarded(lambda: run.range(expr, grid))
 
@@ -129,13 +139,15 @@ class Engine:
         text: str,
         times_ms: tuple[int, int, int],
         check: Check | None,
+        lookback_ms: int | None,
         *,
         is_range: bool,
     ) -> _Run:
         options = self.options
         old = options.compat == "prometheus2"
         budget = Budget(options.max_samples, check)
-        selection = Selection(querier, budget, lookback_ms=options.lookback_ms, left_closed=old)
+        lookback_ms = options.lookback_ms if lookback_ms is None else lookback_ms
+        selection = Selection(querier, budget, lookback_ms=lookback_ms, left_closed=old)
         query = Query(text, *times_ms, is_range, options.subquery_step_ms, old)
         naming = Naming(
             delayed=options.delayed_name_removal, type_and_unit=options.type_and_unit_labels

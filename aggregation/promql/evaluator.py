@@ -401,6 +401,7 @@ class Evaluator:
             chosen = np.zeros(both.mask.shape, bool)
             numbers = groups.numbers(both)
             for _, rows in members_of(numbers, groups.total):
+                self.budget.check()
                 if node.op == "limitk":
                     chosen[rows] = first_rows(both.mask[rows], limits)
                 else:
@@ -427,8 +428,10 @@ class Evaluator:
         assert node.param is not None
         if np.isnan(ratios).any():
             raise ExecutionError("Ratio value is NaN")
-        for ratio in np.unique(ratios[np.abs(ratios) > 1]).tolist():
-            self.notes.invalid_ratio(ratio, 1.0 if ratio > 0 else -1.0, node.param)
+        if ratios.max() > 1:
+            self.notes.invalid_ratio(float(ratios.max()), 1.0, node.param)
+        if ratios.min() < -1:
+            self.notes.invalid_ratio(float(ratios.min()), -1.0, node.param)
         ratios = np.clip(ratios, -1.0, 1.0)
         for block in self.vector(node.expr, grid):
             offsets = np.array([sampling_offset(labels) for labels in self.naming.visible(block)])
@@ -448,13 +451,18 @@ class Evaluator:
             values = np.zeros((groups.total, grid.steps))
             mask = np.zeros((groups.total, grid.steps), bool)
             for group, rows in members_of(numbers, groups.total):
+                self.budget.check()
                 values[group] = quantiles(block.values[rows], block.mask[rows], phi)
                 mask[group] = block.mask[rows].any(axis=0)
             yield groups.block(values, mask)
 
     def warn_of_quantiles(self, phi: FloatArray, at: Expr) -> None:
-        for value in np.unique(phi[~((phi >= 0) & (phi <= 1))]).tolist():
-            self.notes.invalid_quantile(value, at)
+        """Warn of quantiles that are none: of the worst on each side, and of NaN."""
+        if np.isnan(phi).any():
+            self.notes.invalid_quantile(float("nan"), at)
+        for worst in (float(np.fmin.reduce(phi)), float(np.fmax.reduce(phi))):
+            if worst < 0 or worst > 1:
+                self.notes.invalid_quantile(worst, at)
 
     def _count_values(self, node: Aggregate, grid: Grid, label: str) -> Blocks:
         legacy = self.query.legacy_names
@@ -471,6 +479,7 @@ class Evaluator:
         with self.gathered(node.expr, grid) as block:
             numbers = groups.numbers(block)
             for group, rows in members_of(numbers, groups.total):
+                self.budget.check()
                 for value, counts in value_counts(block.values[rows], block.mask[rows]):
                     labels = groups.labels[group]
                     if kept:

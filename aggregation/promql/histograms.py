@@ -45,13 +45,20 @@ def histogram_quantile(buckets: Buckets, quantiles: FloatArray) -> FloatArray:
     """Interpolate a quantile within its bucket; ``quantiles`` are those of each step."""
     bounds, counts = buckets.bounds, buckets.counts
     shape = (counts.shape[0], counts.shape[2])
-    if len(bounds) < 2 or bounds[-1] != np.inf:
-        return np.full(shape, np.nan)
+    result = np.full(shape, np.nan)
+    if len(bounds) >= 2 and bounds[-1] == np.inf:
+        result = _interpolated(bounds, counts, quantiles)
+    # Quantiles beyond 0 and 1 are infinite whatever the buckets are.
+    result = np.where(quantiles < 0, -np.inf, np.where(quantiles > 1, np.inf, result))
+    return np.where(np.isnan(quantiles), np.nan, result)
+
+
+def _interpolated(bounds: FloatArray, counts: FloatArray, quantiles: FloatArray) -> FloatArray:
     total = counts[:, -1, :]
     rank = quantiles * total
     # The first bucket that reaches the rank; the last one holds whatever none else does.
     place = np.count_nonzero(counts[:, :-1, :] < rank[:, None, :], axis=1)
-    histogram, step = np.indices(shape)
+    histogram, step = np.indices(total.shape)
     upper_count = counts[histogram, place, step]
     below = np.where(place > 0, counts[histogram, np.maximum(place - 1, 0), step], 0.0)
     end = bounds[place]
@@ -59,8 +66,7 @@ def histogram_quantile(buckets: Buckets, quantiles: FloatArray) -> FloatArray:
     result = start + (end - start) * ((rank - below) / (upper_count - below))
     result = np.where((place == 0) & (bounds[0] <= 0), bounds[0], result)
     result = np.where(place == len(bounds) - 1, bounds[-2], result)
-    result = np.where(quantiles < 0, -np.inf, np.where(quantiles > 1, np.inf, result))
-    return np.where((total == 0) | np.isnan(total) | np.isnan(quantiles), np.nan, result)
+    return np.where((total == 0) | np.isnan(total), np.nan, result)
 
 
 def histogram_fraction(buckets: Buckets, lower: FloatArray, upper: FloatArray) -> FloatArray:

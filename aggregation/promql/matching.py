@@ -52,7 +52,11 @@ def _numbered(
 def _any_by(numbers: IntArray, mask: BoolArray, total: int) -> BoolArray:
     """Tell for each signature at which steps any of its series has a value."""
     present = np.zeros((total, mask.shape[1]), bool)
-    np.logical_or.at(present, numbers, mask)
+    if len(numbers):
+        order = np.argsort(numbers, kind="stable")
+        ordered = numbers[order]
+        starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+        present[ordered[starts]] = np.logical_or.reduceat(mask[order], starts, axis=0)
     return present
 
 

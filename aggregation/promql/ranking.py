@@ -66,7 +66,8 @@ def _best_finite(key: FloatArray, mask: BoolArray, limit: int) -> BoolArray:
     wanted = limit - np.count_nonzero(above, axis=0)
     if (np.count_nonzero(ties, axis=0) > wanted).any():
         ties &= np.cumsum(ties, axis=0) <= wanted
-    return above | ties
+    chosen: BoolArray = above | ties
+    return chosen
 
 
 def first_rows(mask: BoolArray, limits: IntArray) -> BoolArray:

@@ -58,6 +58,11 @@ class Samples:
         """
         if self.counts is None:
             return np.searchsorted(self.ts_ms, edges_ms, side="right")
+        steps = len(edges_ms)
+        # Either every edge is looked up among the samples or every sample among the edges, of which
+        # there are few enough to stay in the cache.
+        if self.values.size <= 4 * self.rows * steps and (np.diff(edges_ms) >= 0).all():
+            return self._samples_upto(edges_ms)
         if self._keys is None:
             self._keys = self._make_keys()
         keys, starts, base, span = self._keys
@@ -65,6 +70,17 @@ class Samples:
         offsets = np.arange(self.rows, dtype=np.int64)[:, None] * span
         edges = np.clip(edges_ms - base, 0, span - 1)[None, :] + offsets
         return np.searchsorted(keys, edges, side="right") - starts[:, None]
+
+    def _samples_upto(self, edges_ms: IntArray) -> IntArray:
+        assert self.counts is not None
+        steps = len(edges_ms)
+        first = np.searchsorted(edges_ms, self.ts_ms, side="left")
+        unused = np.arange(self.ts_ms.shape[1]) >= self.counts[:, None]
+        first[unused] = steps
+        first += np.arange(self.rows)[:, None] * (steps + 1)
+        added = np.bincount(first.ravel(), minlength=self.rows * (steps + 1))
+        counts: IntArray = np.cumsum(added.reshape(self.rows, -1)[:, :steps], axis=1)
+        return counts
 
     def _make_keys(self) -> tuple[IntArray, IntArray, int, int]:
         assert self.counts is not None

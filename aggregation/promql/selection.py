@@ -14,10 +14,6 @@ from .samples import PIECE_CELLS, Samples, from_frame, side_by_side
 from .values import Block
 from .windows import Windows
 
-#: Frames of one series are put side by side until this many rows, so that a row of few samples
-#: doesn't cost as much as a piece.
-_ROWS_TOGETHER = 4096
-
 
 class Querier(Protocol):
     """Where samples come from."""
@@ -60,7 +56,9 @@ class Selection:
         back = self.lookback_ms
         first_ms = int(at_ms.min()) - back + (not self.left_closed)
         last_ms = int(at_ms.max()) + (back if smoothed else 0)
-        for samples in self.pieces(matchers, first_ms, last_ms, drop_stale=smoothed):
+        # Only the values that come of it are held: what a piece takes is small and soon gone.
+        pieces = self._cut(matchers, first_ms, last_ms, len(at_ms), drop_stale=smoothed)
+        for samples in pieces:
             latest = samples.upto(at_ms) - 1
             windows = Windows(samples, latest, latest + 1, at_ms - back, at_ms, at_ms)
             times_ms = windows.pick_ms(latest)
@@ -86,8 +84,10 @@ class Selection:
         reach = self.lookback_ms if extension else 0
         first_ms = int(at_ms.min()) - range_ms - reach + (not self.left_closed)
         last_ms = int(at_ms.max()) + (reach if extension == "smoothed" else 0)
-        for samples in self.pieces(matchers, first_ms, last_ms, drop_stale=True):
+        for samples in self._cut(matchers, first_ms, last_ms, len(at_ms), drop_stale=True):
+            held = self._budget.hold(samples.size)
             yield self.windows(samples, at_ms, eval_ms, range_ms, extension)
+            self._budget.release(held)
 
     def windows(
         self,
@@ -116,44 +116,41 @@ class Selection:
         self._budget.touch(touched * (samples.rows if low.ndim == 1 else 1))
         return windows
 
-    def pieces(
-        self, matchers: Sequence[Matcher], min_ms: int, max_ms: int, *, drop_stale: bool
+    def _cut(
+        self,
+        matchers: Sequence[Matcher],
+        min_ms: int,
+        max_ms: int,
+        steps: int,
+        *,
+        drop_stale: bool,
     ) -> Iterator[Samples]:
         """Yield the selected samples in pieces; each is forgotten before the next is made."""
-        for samples in self._cut(matchers, min_ms, max_ms, drop_stale):
-            self._budget.check()
-            self._budget.stats.series += samples.rows
-            held = self._budget.hold(samples.size)
-            yield samples
-            self._budget.release(held)
-
-    def _cut(
-        self, matchers: Sequence[Matcher], min_ms: int, max_ms: int, drop_stale: bool
-    ) -> Iterator[Samples]:
         lone: list[Frame] = []
-        cells = 0
+        widest = steps  # neither samples nor results of a piece shall be more than its cells
         for frame in self._querier.select(matchers, min_ms, max_ms):
             width = len(frame.ts_ms)
             if not width:
                 continue
             if len(frame.series) == 1:
                 lone.append(frame)
-                cells += width
-                if cells >= PIECE_CELLS or len(lone) >= _ROWS_TOGETHER:
-                    yield from _nonempty(side_by_side(lone, drop_stale=drop_stale))
-                    lone, cells = [], 0
+                widest = max(widest, width)
+                if len(lone) * widest >= PIECE_CELLS:
+                    yield from self._piece(side_by_side(lone, drop_stale=drop_stale))
+                    lone, widest = [], steps
                 continue
-            rows = max(1, PIECE_CELLS // width)
+            rows = max(1, PIECE_CELLS // max(width, steps))
             for first in range(0, len(frame.series), rows):
                 for samples in from_frame(frame, first, first + rows, drop_stale=drop_stale):
-                    yield from _nonempty(samples)
+                    yield from self._piece(samples)
         if lone:
-            yield from _nonempty(side_by_side(lone, drop_stale=drop_stale))
+            yield from self._piece(side_by_side(lone, drop_stale=drop_stale))
 
-
-def _nonempty(samples: Samples) -> Iterator[Samples]:
-    if samples.size:
-        yield samples
+    def _piece(self, samples: Samples) -> Iterator[Samples]:
+        if samples.size:
+            self._budget.check()
+            self._budget.stats.series += samples.rows
+            yield samples
 
 
 def _smooth(

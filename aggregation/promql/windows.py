@@ -93,6 +93,7 @@ def fold(
     """
     rows, width = matrix.shape
     lengths = np.maximum(high - low, 0)
+    low = np.minimum(low, width)  # an empty window may begin behind the last column
     longest = int(lengths.max(initial=0))
     if longest == 0:
         return np.full((rows, low.shape[-1]), nothing)
