@@ -67,6 +67,9 @@ class Compactor:
             StorageError: The days before stay done.
         """
         done = []
+        async with self._store.days.lock:
+            # What is left of an attempt that was cut off after its day was done.
+            await self._store.sealer.sweep()
         for day in await self._store.days.pending():
             async with self._store.days.lock:
                 await self._compact(day)

@@ -91,7 +91,7 @@ def _read(
     stored = [day for day in days if day in querier.compacted]
     parts = _stored(querier, refs, tier, stored)
     for day in days:
-        fresh = _not_stored(querier, refs, day)
+        fresh = _not_stored(querier, refs, (tier,), day)
         low_ms, high_ms = day_bounds(day)
         made = _from_raw(querier, fresh, tier, max(low_ms, first_ms), min(high_ms, last_ms))
         for ref, buckets in made:
@@ -122,12 +122,13 @@ def _stored(
     return parts
 
 
-def _not_stored(querier: Querier, refs: RefArray, day: int) -> RefArray:
-    """Return those of the series whose rows of a day are not there, out of date, or damaged."""
+def _not_stored(querier: Querier, refs: RefArray, tiers: Sequence[Tier], day: int) -> RefArray:
+    """Return the series whose row of a day is not there, out of date, or damaged in some tier."""
     if day not in querier.compacted:
         return refs
     keys = [split_rollup_key(key) for table, key in querier.stats.corrupt if table == "rollup"]
-    some = querier.dirty(day).union(ref for _, of_day, ref in keys if of_day == day)
+    bad = (ref for tier, of_day, ref in keys if of_day == day and tier in tiers)
+    some = querier.dirty(day).union(bad)
     return refs[np.isin(refs, np.fromiter(some, np.uint32, len(some)))] if some else refs[:0]
 
 
@@ -181,7 +182,7 @@ def _last_of_day(
             found = {ref: float(each[0].last[-1]) for ref, each in parts.items() if each}
             if found:
                 break
-    fresh = _not_stored(querier, refs, day)
+    fresh = _not_stored(querier, refs, (Tier.D1, tier), day)
     for low_ms in (max(min_ms, max_ms - _NEAR_MS), min_ms):
         if not len(fresh):
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -103,6 +104,15 @@ class History:
         await self.store.close()
         await self.open(target)
 
+    async def branch(self, root: Path) -> History:
+        """Return another history that begins where this one, closed, ended."""
+        root.mkdir()
+        other = History(root, self.clock.now_ms(), **self._settings)
+        other.expected = {labels: dict(each) for labels, each in self.expected.items()}
+        shutil.copytree(self.store.directory, root / "begin")
+        await other.open(root / "begin")
+        return other
+
     # --- Feeding ------------------------------------------------------------------------------
 
     async def ticks(
@@ -196,8 +206,14 @@ class History:
     async def check(
         self, tiers: Iterable[Tier] = tuple(Tier), start_ms: int = -1, end_ms: int = 1 << 45
     ) -> None:
-        await assert_right(self.store, self.expected, tiers, start_ms, end_ms)
+        """The store holds what is expected, and no row of it is damaged."""
+        await self.check_values(tiers, start_ms, end_ms)
         assert not self.store.stats.corrupt.total()
+
+    async def check_values(
+        self, tiers: Iterable[Tier] = tuple(Tier), start_ms: int = -1, end_ms: int = 1 << 45
+    ) -> None:
+        await assert_right(self.store, self.expected, tiers, start_ms, end_ms)
 
     async def check_tidy(self) -> None:
         """Nothing waits, and nothing is left over."""

@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
-
-import numpy as np
 
 from support.store import ALL_MS, Samples, from_bits, unpack
 from tachograph.aggregation.rollup import Aggregate, Tier
@@ -91,7 +88,7 @@ def exact_sum(values: Iterable[float]) -> float:
     """Add up as if with all digits; NaN and infinities as floats do."""
     values = list(values)
     if all(map(math.isfinite, values)):
-        return float(sum(map(Fraction, values)))
+        return math.fsum(values)
     return sum(v for v in values if not math.isfinite(v))
 
 
@@ -175,7 +172,3 @@ async def orphans(store: Store) -> int:
     """Count the chunks that belong to no block."""
     sql = "SELECT count(*) FROM chunk WHERE block NOT IN (SELECT id FROM block)"
     return int(await store.writer.run(lambda c: c.execute(sql).fetchone()[0]))
-
-
-def decimal_steps(rng: np.random.Generator, n: int) -> list[float]:
-    return [round(v, 2) for v in rng.normal(50, 10, n).tolist()]
