@@ -21,8 +21,8 @@ UNSENT_BYTES_MAX: Final = 64 * 1024
 
 class Connection:
     """
-    Writes prebuilt frames to the transport itself: at a thousand clients that is a third cheaper
-    than sending through aiohttp's writer (benchmarks/stream_fanout.py), and it never waits.
+    Writes prebuilt frames to the transport itself: that never waits, and takes a sixth less CPU
+    than aiohttp's writer (5.4 against 6.5 us at 1,000 clients, benchmarks/stream_fanout.py).
 
     Args:
         scope: Ends the wait for the client's next message when the session decides to close.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -48,11 +49,14 @@ class FeedKey:
     every_ms: int
 
     def wants(self, labels: Labels) -> bool:
-        have = dict(labels)
-        return any(
-            all(matcher.matches(have.get(matcher.name, "")) for matcher in selector)
-            for selector in self.selectors
-        )
+        value_of = dict(labels).get
+        for selector in self.selectors:
+            for matcher in selector:
+                if not matcher.matches(value_of(matcher.name, "")):
+                    break
+            else:
+                return True
+        return False
 
 
 class Listener(Protocol):
@@ -81,6 +85,7 @@ class Feed:
     Attributes:
         epoch: Changes when positions of before are void.
         subscriptions: Who to tell, in order of arrival.
+        flushed_s: When something was told last.
         idle_since_s: When the last of them left.
         is_full: Whether there was no room for a series.
     """
@@ -91,11 +96,11 @@ class Feed:
         self.table = SlotTable()
         self.ring = Ring()
         self.subscriptions: dict[Subscription, Listener] = {}
+        self.flushed_s = -math.inf
         self.idle_since_s = 0.0
         self.is_full = False
         self._pending: list[tuple[IntArray, IntArray, FloatArray]] = []
         self._pending_samples = 0
-        self._due_s = 0.0
         self._deltas: dict[int, Body] = {}
         self._simple: dict[int, Message | None] = {}
         self._snapshots: dict[bool, Body] = {}
@@ -109,7 +114,7 @@ class Feed:
         if not self._pending:
             return False
         crowded = self.key.mode is Mode.ALL and self._pending_samples >= SAMPLES_PER_MESSAGE
-        return crowded or now_s >= self._due_s
+        return crowded or now_s >= self.flushed_s + self.key.every_ms / 1000
 
     def seed(self, series: Sequence[Series], ts_ms: IntArray, values: FloatArray) -> None:
         """Start from the current values of the series that are alive."""
@@ -128,7 +133,7 @@ class Feed:
     def flush(self, now_s: float) -> bool:
         """Move on to the next seq; False if what was pending changes nothing."""
         slots, ts_ms, values = self._take_pending()
-        self._due_s = now_s + self.key.every_ms / 1000
+        self.flushed_s = now_s
         if self.key.mode is Mode.LATEST:
             changes = self.table.take(slots, ts_ms, values, self.seq + 1)
             if not len(changes.alive) and not len(changes.died):

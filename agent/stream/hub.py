@@ -69,6 +69,7 @@ class Hub:
         self._epochs_of = f"{clock.now_ms():x}"
         self._epochs = 0
         self._version = -1
+        self._ring_bytes = settings.outbound_buffer_bytes
         self._next_housekeeping_s = 0.0
         self._next_sweep_s = 0.0
 
@@ -121,6 +122,10 @@ class Hub:
         """
         key = FeedKey(key.selectors, key.mode, max(key.every_ms, self._every_min_ms))
         feed = self._feeds.get(key) or self._open(key)
+        # A snapshot shows the state as of the last message, which `every` may have made old.
+        now_s = self._clock.monotonic_s()
+        if feed.is_pending and now_s >= feed.flushed_s + self._every_min_ms / 1000:
+            self._emit(feed, now_s)
         subscription = Subscription(feed, sub_id, self.stats, is_reset=since is not None)
         if since is not None and feed.can_resume(since.epoch, since.seq):
             subscription.resume(since.seq)
@@ -166,7 +171,7 @@ class Hub:
             listener.ready(subscription)
         # Only now: who keeps up has taken it.
         if feed.key.mode is Mode.ALL:
-            feed.ring.expire(self._ring_start_s(now_s), self._settings.outbound_buffer_bytes)
+            feed.ring.expire(self._ring_start_s(now_s), self._ring_bytes)
 
     def _open(self, key: FeedKey) -> Feed:
         refs, ts_ms, values, others = self._find(key)
@@ -183,7 +188,7 @@ class Hub:
         feed.seed(self._series(refs), ts_ms, values)
         self._feeds[key] = feed
         self._router.add(feed, others)
-        self.stats.feeds = len(self._feeds)
+        self._count_feeds()
         return feed
 
     def _find(self, key: FeedKey) -> tuple[RefArray, IntArray, FloatArray, RefArray]:
@@ -196,8 +201,12 @@ class Hub:
         return refs[alive], ts_ms[alive], values[alive], refs[~alive]
 
     def _series(self, refs: RefArray) -> list[Series]:
-        found = [self._directory.series(ref) for ref in refs.tolist()]
-        return [series for series in found if series is not None]
+        found = []
+        for ref in refs.tolist():
+            series = self._directory.series(ref)
+            assert series is not None, "the directory selects only what it knows"
+            found.append(series)
+        return found
 
     def _has_room(self, count: int) -> bool:
         held = sum(len(feed.table) for feed in self._feeds.values())
@@ -206,7 +215,13 @@ class Hub:
     def _close(self, feed: Feed) -> None:
         del self._feeds[feed.key]
         self._router.remove(feed)
+        self._count_feeds()
+
+    def _count_feeds(self) -> None:
         self.stats.feeds = len(self._feeds)
+        with_ring = sum(feed.key.mode is Mode.ALL for feed in self._feeds.values())
+        share = RINGS_BYTES_MAX // max(1, with_ring)
+        self._ring_bytes = min(share, self._settings.outbound_buffer_bytes)
 
     def _close_idle(self, keep: int) -> None:
         idle = [feed for feed in self._feeds.values() if not feed.subscriptions]
@@ -231,12 +246,11 @@ class Hub:
 
     def _keep_house(self, now_s: float) -> None:
         before_s = self._ring_start_s(now_s)
-        share = RINGS_BYTES_MAX // max(1, sum(f.key.mode is Mode.ALL for f in self._feeds.values()))
         for feed in tuple(self._feeds.values()):
             if not feed.subscriptions and feed.idle_since_s <= before_s:
                 self._close(feed)
             else:
-                feed.expire(before_s, min(share, self._settings.outbound_buffer_bytes))
+                feed.expire(before_s, self._ring_bytes)
         if now_s >= self._next_sweep_s:
             self._next_sweep_s = now_s + _SWEEP_S
             self._sweep()

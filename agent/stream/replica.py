@@ -87,6 +87,10 @@ class Replica:
                 self._end(message.gone)
         return []
 
+    def newest(self) -> dict[Labels, int]:
+        """Return the time of the newest sample of each series that is alive."""
+        return {self.labels[slot]: ts_ms for slot, (ts_ms, _) in self.current.items()}
+
     def _replace(self, message: ServerMessage) -> list[Sample]:
         self.epoch, self.seq = message.epoch, message.seq
         self.labels = {slot: Labels.of(labels) for slot, labels, _, _ in message.series}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Collection
 from typing import Final
 
@@ -90,11 +91,9 @@ class StreamServer:
         self._is_closing = True
         for connection in tuple(self._connections):
             connection.close(GOING_AWAY, "shutting down; connect again in 2 s")
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
                 await self._empty.wait()
-        except TimeoutError:
-            pass
         for connection in tuple(self._connections):
             connection.cut()
 
@@ -130,36 +129,42 @@ class StreamServer:
         self, socket: web.WebSocketResponse, transport: asyncio.Transport, request: web.Request
     ) -> None:
         is_simple = request.query.get("format") == "simple"
-        connection = None
+        scope = asyncio.timeout(None)
+        connection = Connection(
+            self._hub,
+            self._settings,
+            transport,
+            scope,
+            self._clock.monotonic_s(),
+            deflate=socket.compress == DEFLATE_WINDOW_BITS,
+            simple=request.query.getall("match", []) if is_simple else None,
+        )
+        self._enter(connection)
         try:
-            async with asyncio.timeout(None) as scope:
-                connection = Connection(
-                    self._hub,
-                    self._settings,
-                    transport,
-                    scope,
-                    self._clock.monotonic_s(),
-                    deflate=socket.compress == DEFLATE_WINDOW_BITS,
-                    simple=request.query.getall("match", []) if is_simple else None,
-                )
-                self._connections[connection] = None
-                self.stats.connections += 1
-                self._busy.set()
-                self._empty.clear()
-                await self._converse(socket, connection)
-        except TimeoutError:
-            pass  # the session decided to close while we waited for the client
+            # A session that decides to close ends the wait for the client's next message by it.
+            with contextlib.suppress(TimeoutError):
+                async with scope:
+                    await self._converse(socket, connection)
+            connection.session.end()
+            if connection.session.closing is not None:
+                await self._say_goodbye(socket, connection.session.closing)
         finally:
-            if connection is not None:
-                connection.session.end()
-                if connection.session.closing is not None:
-                    await self._say_goodbye(socket, connection.session.closing)
-                if connection.unsent_bytes:
-                    connection.cut()
-                del self._connections[connection]
-                self.stats.connections -= 1
-                if not self._connections:
-                    self._empty.set()
+            connection.session.end()
+            if connection.unsent_bytes:
+                connection.cut()
+            self._leave(connection)
+
+    def _enter(self, connection: Connection) -> None:
+        self._connections[connection] = None
+        self.stats.connections += 1
+        self._busy.set()
+        self._empty.clear()
+
+    def _leave(self, connection: Connection) -> None:
+        del self._connections[connection]
+        self.stats.connections -= 1
+        if not self._connections:
+            self._empty.set()
 
     async def _converse(self, socket: web.WebSocketResponse, connection: Connection) -> None:
         session = connection.session
@@ -202,11 +207,10 @@ class StreamServer:
         return None
 
     async def _say_goodbye(self, socket: web.WebSocketResponse, close: Close) -> None:
-        try:
+        # One that does not read runs into the time limit; whoever owns the transport cuts it.
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GOODBYE_S):
                 await socket.close(code=close.code, message=close.reason.encode())
-        except TimeoutError:
-            pass  # it does not read; whoever owns the transport cuts it
 
     def _tick(self) -> None:
         now_s = self._clock.monotonic_s()

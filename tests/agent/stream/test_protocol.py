@@ -191,6 +191,17 @@ async def test_every_thins_out_latest_and_bundles_all(store, hub, clock):
     ]
 
 
+async def test_a_newcomer_sees_the_present_however_slow_the_feed(store, hub, clock):
+    peer, late = Peer(hub), Peer(hub)
+    peer.say(op="sub", id=1, match=["up"], every="1h")
+    store.append(NOW_MS, {UP_A: 1})
+    await clock.advance(1000)
+    store.append(NOW_MS + 1000, {UP_A: 2})
+    late.say(op="sub", id=1, match=["up"], every="1h")
+    peer.take()
+    assert late.current()[UP_A] == peer.current()[UP_A] == (NOW_MS + 1000, "2.0")
+
+
 async def test_resume_goes_on_where_the_client_left_off(store, hub):
     for mode in ("latest", "all"):
         peer = Peer(hub)

@@ -10,70 +10,22 @@ import socket
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 
 import aiohttp
 import pytest
-from aiohttp import web
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 
 from support.clock import ManualClock
-from support.stream import LiveStore, series_of
+from support.stream import series_of
+from support.stream_server import Box, serve, until
 from tachograph.agent.stream.connection import UNSENT_BYTES_MAX, Connection
-from tachograph.agent.stream.hub import Hub
 from tachograph.agent.stream.replica import Replica, ServerMessage, read_message
-from tachograph.agent.stream.server import PATH, StreamServer
+from tachograph.agent.stream.server import PATH
 from tachograph.config.settings import StreamSettings
-from tachograph.storage.clock import Clock, SystemClock
 
 NOW_MS = 1_767_571_200_000
-UP_A, UP_B = series_of("up", job="a"), series_of("up", job="b")
-
-
-@dataclass
-class Box:
-    """A served hub."""
-
-    store: LiveStore
-    hub: Hub
-    server: StreamServer
-    port: int
-    now_ms: int
-    run: asyncio.Task[None] = field(repr=False)
-
-    @property
-    def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}{PATH}"
-
-    def tick(self, n: int, value: float) -> None:
-        self.store.append(self.now_ms + n, {UP_A: value})
-
-
-@contextlib.asynccontextmanager
-async def serve(
-    clock: Clock | None = None, settings: StreamSettings | None = None, **options: object
-) -> AsyncIterator[Box]:
-    settings = settings or StreamSettings()
-    clock = clock or SystemClock()
-    store = LiveStore()
-    hub = store.hub = Hub(store, settings, clock, every_min_ms=0)
-    store.append(clock.now_ms() - 1000, {UP_A: 1.0, UP_B: 0.0})
-    server = StreamServer(hub, settings, clock, **options)  # type: ignore[arg-type]
-    app = web.Application()
-    app.add_routes(server.routes())
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    run = asyncio.create_task(server.run())
-    try:
-        yield Box(store, hub, server, runner.addresses[0][1], clock.now_ms(), run)
-    finally:
-        run.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await run
-        await runner.cleanup()
 
 
 async def ask(client: ClientConnection, **message: object) -> None:
@@ -460,12 +412,6 @@ async def test_a_connection_that_fails_is_closed_and_the_next_one_served(caplog)
         assert (await hear(well)).op == "d"
         assert await closed_with(broken) == 1011
     assert "broken on purpose" in caplog.text
-
-
-async def until(condition) -> None:
-    """Let real sockets work until something holds; the test's time limit ends a vain wait."""
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 async def connect_as(box: Box, host: str) -> ClientConnection:
