@@ -14,6 +14,9 @@ class Families:
         self.version = 0
         self._known: dict[str, Metadata] = {}
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def load(self, known: Mapping[str, Metadata]) -> None:
         self._known.update(known)
         self.version += 1

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from .frame import FloatArray, IntArray, RefArray
 from .model import Kind, Labels, Metadata
+
+#: Why a sample is not taken, by the name that it is counted under.
+REFUSALS: Final = {
+    "too_old": "older than the raw retention",
+    "future": "too far in the future",
+    "clock": "our clock is behind the stored samples",
+}
 
 
 @dataclass(frozen=True, slots=True)
