@@ -25,10 +25,14 @@ from ..storage.frame import FloatArray, IntArray, RefArray
 from ..storage.model import Series
 from ..storage.state import State
 from ..storage.store import Store
+from .backends import Backends
 from .chronicle import Chronicle, Conditions
+from .client.default import REGISTRY
+from .client.registry import Registry
 from .collectors.business import business_sources, callback_source
 from .collectors.callback import Callback
 from .collectors.host import HostSource
+from .collectors.kept import KeptPoints
 from .collectors.process import ProcessSource, own_process
 from .collectors.schedule import Schedule
 from .collectors.scrape import ScrapeSource
@@ -36,6 +40,7 @@ from .collectors.scrape_http import open_session
 from .collectors.scrape_pool import ScrapePool
 from .collectors.source import Source
 from .http import events, exposition, info, lifecycle, stored
+from .http.points import GROUP as POINTS_GROUP
 from .http.points import PointsEndpoint
 from .http.server import HttpServer, is_loopback, split_listen
 from .ingest.recorder import Recorder
@@ -45,6 +50,7 @@ from .sdnotify import ServiceManager
 from .selfmetrics import (
     collection_metrics,
     edge_metrics,
+    kept_metrics,
     process_metrics,
     store_metrics,
     stream_metrics,
@@ -76,7 +82,8 @@ class Agent:
     Args:
         load: Returns the configuration anew, for :meth:`reload`; without it there is none.
         one_process: Whether this process is ours: then Python's thread switch interval is lowered
-            for all of it.
+            for all of it, and no backend's metrics are looked for in it.
+        registry: The backend's metrics, if not those of ``tachograph.counter()`` and its like.
     """
 
     def __init__(
@@ -86,10 +93,12 @@ class Agent:
         clock: Clock | None = None,
         load: Callable[[], Config] | None = None,
         one_process: bool = False,
+        registry: Registry | None = None,
     ) -> None:
         self.config = config or Config()
         self.clock = clock or SystemClock()
         self._load, self._one_process = load, one_process
+        self._registry = None if one_process else registry or REGISTRY
         self._service = ServiceManager()
         self._lag = LoopLag()
         self._is_ready = False
@@ -118,6 +127,7 @@ class Agent:
         self._is_started = True
         try:
             await self.state.open()
+            await self.kept.open()
             await self._note_start()
             self._session = open_session()
             # A page may hold what the store takes, and some more that it then refuses one by one.
@@ -129,6 +139,7 @@ class Agent:
             self._monitor = self._self_monitor()
             await self.schedule.replace(self._sources())
             await self.server.start()
+            await self.backends.start()
         except BaseException:
             await self.stop()
             raise
@@ -174,6 +185,7 @@ class Agent:
         self._is_started = self._is_ready = False
         self._service.stopping()
         await self.server.stop_listening()
+        await self.backends.stop()
         supervisor = self._supervisor
         for name in ("watchdog", "stream", "targets", "schedule", "recorder"):
             await supervisor.stop(name, _STOP_S)
@@ -301,6 +313,7 @@ class Agent:
         self.state = State(self.store.directory, clock)
         self.maintenance = Maintenance(self.store, Compactor(self.store), clock)
         self.recorder = Recorder(self.store, config.metrics.custom, clock)
+        self.backends = Backends(self.store, config, clock, self.recorder, self._registry)
         self.schedule = Schedule(clock, self.store)
         self.hub = Hub(_Directory(self.store), config.stream, clock)
         self.stream = StreamServer(
@@ -310,7 +323,16 @@ class Agent:
             is_local=is_local,
             allowed_hosts=config.http.allowed_hosts,
         )
-        self.points = PointsEndpoint(self.store, clock, config.storage.limits, config.http)
+        self.kept = KeptPoints(
+            self.store,
+            self.state,
+            clock,
+            group=POINTS_GROUP,
+            lookback_s=config.promql.lookback_ms / 1000,
+        )
+        self.points = PointsEndpoint(
+            self.store, clock, config.storage.limits, config.http, self.kept
+        )
         self.exposition = exposition.ExpositionRenderer(
             self.store.index,
             self.store.current,
@@ -324,6 +346,7 @@ class Agent:
                 *lifecycle.routes(self, allow_reload=config.http.lifecycle),
                 *exposition.routes(self.exposition, clock),
                 *self.points.routes(),
+                *self.backends.routes(),
                 *events.routes(self.state, clock),
                 *info.routes(self.store, __version__, clock.now_ms(), self._source_facts),
                 *stored.routes(self.store, clock, self.maintenance.seal_and_compact),
@@ -368,7 +391,9 @@ class Agent:
         config, store = self.config, self.store
         metrics, every = config.metrics, config.metrics.collection
         timeout_s = every.timeout_ms / 1000
-        sources: list[Source] = [self._monitor]
+        sources: list[Source] = [self._monitor, self.kept]
+        if self.backends.is_enabled:
+            sources.append(self.backends.source)
         if metrics.system.enabled:
             sources.append(
                 HostSource(
@@ -392,9 +417,11 @@ class Agent:
         metrics = [
             *store_metrics(self.store),
             *stream_metrics(self.hub.stats),
+            *self.backends.metrics(),
             *collection_metrics(
                 self.schedule.stats, self.scrapes.stats, self.scrapes.dropped_count
             ),
+            *kept_metrics(self.kept),
             *edge_metrics(self.points, self.recorder.stats, self.exposition.stats),
             *process_metrics(__version__, self.server, self._supervisor, lambda: self._last_reload),
         ]

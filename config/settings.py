@@ -138,6 +138,11 @@ class CustomSettings:
     flush_interval_ms: int = setting(
         1 * SECOND, Duration(10 * MILLISECOND), "How often the buffer is handed on."
     )
+    socket: Path | None = setting(
+        None,
+        FilePath(expected=False),
+        "Unix socket that other processes push to; absent: `client.sock` in the data directory.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import RLock
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 # Only what costs nothing is imported here: the backend pays for it at its start. numpy and asyncio
 # come with the first flush, when the agent runs and has them anyway.
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ...storage.frame import FloatArray, IntArray, RefArray
     from ...storage.sink import GroupSink
 
+    _Columns = tuple[RefArray, IntArray, FloatArray]
+
 #: Name of the group that recorded series belong to.
 GROUP: Final = "custom"
 
@@ -33,6 +35,8 @@ _KNOWN_MAX: Final = 10_000
 _EARLY_SHARE: Final = 0.5
 
 _Labels = tuple[tuple[str, str], ...]
+# Time, name, value, labels, type; as yet unchecked but for the time.
+_Point = tuple[int, str, Any, Any, str]
 
 
 class Refusal(Protocol):
@@ -79,7 +83,7 @@ class Recorder:
         self._sink, self._clock = sink, clock
         self._size = settings.buffer_size
         self._interval_s = settings.flush_interval_ms / 1000
-        self._buffer: deque[tuple[str, float, Mapping[str, str] | None, str, int]] = deque()
+        self._buffer: deque[_Point] = deque()
         self._early = max(1, int(self._size * _EARLY_SHARE))
         self._is_early_asked = False
         self._now_ms = clock.now_ms
@@ -87,7 +91,7 @@ class Recorder:
         self._wake: asyncio.Event | None = None
         self._known: dict[tuple[str, str, _Labels], int | str] = {}
         # What the store couldn't take; it goes first the next time.
-        self._waiting: tuple[RefArray, IntArray, FloatArray] | None = None
+        self._waiting: _Columns | None = None
         # Re-entrant, as a signal handler may record while its thread counts.
         self._lock = RLock()
         self.stats = RecorderStats()
@@ -116,7 +120,7 @@ class Recorder:
                 return
             if labels:
                 labels = dict(labels)
-            self._buffer.append((name, value, labels, type, self._now_ms()))
+            self._buffer.append((self._now_ms(), name, value, labels, type))
         except Exception:  # a backend never fails for its metrics, whatever it hands us
             self._drop("labels")
 
@@ -150,36 +154,53 @@ class Recorder:
         try:
             self._send_waiting()
             self._is_early_asked = False
-            self._waiting = self._columns(count)
+            self._waiting = self._columns(self._taken(count))
             self._send_waiting()
         except StoreUnavailable:
             return False  # the store says so itself; we only keep what we have
         return bool(self._buffer)
+
+    def store(self, points: Sequence[_Point]) -> None:
+        """
+        Hand on values that have been waiting elsewhere, past the buffer; on the thread of the store.
+
+        Raises:
+            StoreUnavailable: Nothing was taken.
+        """
+        columns = self._columns(points)
+        if columns is not None:
+            self._send(columns)
 
     def _send_waiting(self) -> None:
         waiting, self._waiting = self._waiting, None
         if waiting is None:
             return
         try:
-            refusal = self._sink.append_points(*waiting)
+            self._send(waiting)
         except StoreUnavailable:
             self._waiting = waiting
             raise
+        self.stats.flushes += 1
+
+    def _send(self, columns: _Columns) -> None:
+        refusal = self._sink.append_points(*columns)
         refused = 0 if refusal is None else sum(map(bool, refusal.reasons))
         if refused:
             self._drop("store", refused)
-        self.stats.stored += len(waiting[0]) - refused
-        self.stats.flushes += 1
+        self.stats.stored += len(columns[0]) - refused
 
-    def _columns(self, count: int) -> tuple[RefArray, IntArray, FloatArray] | None:
-        """Take values out of the buffer; ``None`` if none of them are good."""
+    def _taken(self, count: int) -> list[_Point]:
+        """Take values out of the buffer."""
+        return [self._buffer.popleft() for _ in range(min(count, len(self._buffer)))]
+
+    def _columns(self, points: Sequence[_Point]) -> _Columns | None:
+        """Resolve values; ``None`` if none of them are good."""
         import numpy as np
 
         refs: list[int] = []
         times: list[int] = []
         values: list[float] = []
-        for _ in range(min(count, len(self._buffer))):
-            name, value, labels, type_, ts_ms = self._buffer.popleft()
+        for ts_ms, name, value, labels, type_ in points:
             ref = self._ref(name, type_, labels)
             number = _number(value)
             if isinstance(ref, str):

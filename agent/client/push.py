@@ -1,0 +1,227 @@
+"""The thread that tells the agent on this box what the process has measured."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any, Final
+
+from .address import Address, is_disabled
+from .connection import Connection, ConnectionFailed
+from .outbox import Answer, Outbox
+from .registry import Registry
+
+#: How long the agent may take to answer; its event loop may be busy, or the box asleep.
+_TIMEOUT_S: Final = 5.0
+# While there is no agent it is looked for this often at least: what is measured meanwhile waits in
+# its series, at no cost, so there is no hurry.
+_RETRY_MAX_S: Final = 5.0
+#: How long a process that ends waits for the agent to take its last words.
+_GOODBYE_S: Final = 1.0
+
+
+class Pusher:
+    """
+    Hands a registry's metrics on every ``interval_s``, from a daemon thread.
+
+    What the process counts is never delayed by it. Without an agent, totals go on growing in their
+    series; only :meth:`Registry.record` values have a bound and are dropped beyond it, counted.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        address: Address,
+        *,
+        labels: Mapping[str, str] | None = None,
+        interval_s: float = 1.0,
+        retry_max_s: float = _RETRY_MAX_S,
+    ) -> None:
+        self.registry, self.address = registry, address
+        self._labels, self._interval_s = labels, interval_s
+        self._retry_max_s = retry_max_s
+        #: Flushes that failed in a row, and why the last one did.
+        self.failures = 0
+        self.last_error = ""
+        self.messages = 0
+        self._thread: threading.Thread | None = None
+        self._connection: Connection | None = None
+        self._begin()
+        registry.on_fork(self._after_fork)
+
+    @property
+    def worker(self) -> str:
+        """The name that this process has with the agent."""
+        return self._outbox.worker
+
+    @property
+    def uncommitted(self) -> int:
+        """Messages that the agent has not committed to its disk yet."""
+        return self._outbox.uncommitted
+
+    def start(self) -> None:
+        """Begin to hand on, unless somebody else does, or it is switched off."""
+        if is_disabled() or self._thread is not None or self.registry.reader is not None:
+            return
+        self.registry.reader, self._is_closing = self, False
+        self._thread = threading.Thread(target=self._run, name="tachograph-client", daemon=True)
+        self._thread.start()
+
+    def flush(self, timeout_s: float = _TIMEOUT_S) -> bool:
+        """Hand on what there is now, and tell whether the agent has taken it in time."""
+        if self._thread is None:
+            return False
+        done = threading.Event()
+        self._waiting.append(done)
+        self._wake.set()
+        return done.wait(timeout_s) and not self.failures
+
+    def close(self, timeout_s: float = _GOODBYE_S) -> None:
+        """Hand on the last and stop; afterwards somebody else may. May be called twice."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._is_closing = True
+        self._wake.set()
+        thread.join(timeout_s)
+        if self.registry.reader is self:
+            self.registry.reader = None
+
+    # --- The thread ---------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        # Made anew in a forked child, where the parent's thread and its locks are no use.
+        self._outbox = Outbox(
+            self.registry, labels=self._labels, interval_ms=round(self._interval_s * 1000)
+        )
+        self._connection = None
+        self._thread = None
+        self._wake = threading.Event()
+        self._waiting: list[threading.Event] = []
+        self._is_closing = False
+
+    def _after_fork(self) -> None:
+        was_running, connection = self._thread is not None, self._connection
+        if connection is not None:
+            connection.close()  # our copy only; the parent goes on with its own
+        self._begin()
+        self.failures = 0
+        if was_running:
+            self.start()
+
+    def _run(self) -> None:
+        wait_s = 0.0
+        while True:
+            self._wake.wait(wait_s)
+            self._wake.clear()
+            waiting, self._waiting = self._waiting, []
+            is_closing = self._is_closing
+            self._attempt(is_last=is_closing)
+            for done in waiting:
+                done.set()
+            if is_closing:
+                return
+            wait_s = self._interval_s
+            if self.failures:
+                wait_s = min(
+                    max(self._interval_s, self._retry_max_s),
+                    self._interval_s * 2 ** min(self.failures - 1, 8),
+                )
+
+    def _attempt(self, *, is_last: bool) -> None:
+        """Hand on once. Nothing may end this thread, so everything is a failure to try again."""
+        try:
+            # A second time if the agent greets: it was restarted, or had given us up.
+            for _ in range(3):
+                if self._push(is_last=is_last):
+                    break
+            else:
+                raise ConnectionFailed(f"agent at {self.address} does not take our messages")
+            if self.failures:
+                self._log("info", "tachograph: the agent at %s is back", self.address)
+            self.failures = 0
+        except Exception as error:
+            self._disconnect()
+            self.last_error = str(error) or type(error).__name__
+            if not self.failures:
+                self._log("warning", "tachograph: %s; metrics are kept", self.last_error)
+            self.failures += 1
+        if is_last:
+            self._disconnect()
+
+    def _push(self, *, is_last: bool) -> bool:
+        if self._connection is None:
+            timeout_s = _GOODBYE_S if is_last else _TIMEOUT_S
+            self._connection = Connection(self.address, timeout_s)
+        if not self._outbox.is_connected:
+            self._outbox.answered(self._call(self._outbox.greeting()))
+        for message in self._outbox.messages(is_last=is_last):
+            if not self._outbox.answered(self._call(message)):
+                return False
+        return True
+
+    def _call(self, message: Mapping[str, Any]) -> Answer:
+        import json  # 2 ms that are spent in this thread
+
+        assert self._connection is not None
+        answer = self._connection.call(json.dumps(message, separators=(",", ":")).encode())
+        self.messages += 1
+        return Answer.of(json.loads(answer))
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        self._outbox.lost()
+        if connection is not None:
+            connection.close()
+
+    @staticmethod
+    def _log(level: str, message: str, *args: object) -> None:
+        import logging
+
+        getattr(logging.getLogger("tachograph.client"), level)(message, *args)
+
+
+_pusher: Pusher | None = None
+_is_exit_registered = False
+
+
+def connect(
+    registry: Registry,
+    address: str | os.PathLike[str] | None = None,
+    *,
+    labels: Mapping[str, str] | None = None,
+    interval_s: float = 1.0,
+) -> Pusher:
+    """
+    Begin to hand a registry's metrics to the agent; a second call with the same address is none.
+
+    Raises:
+        ValueError: The address can't be one.
+    """
+    global _pusher, _is_exit_registered
+    wanted = Address.of(address)
+    if _pusher is not None:
+        if _pusher.registry is registry and str(_pusher.address) == str(wanted):
+            _pusher.start()
+            return _pusher
+        _pusher.close()
+    _pusher = Pusher(registry, wanted, labels=labels, interval_s=interval_s)
+    _pusher.start()
+    if not _is_exit_registered:
+        import atexit
+
+        _is_exit_registered = True
+        atexit.register(disconnect)
+    return _pusher
+
+
+def disconnect() -> None:
+    """Hand on the last and stop."""
+    if _pusher is not None:
+        _pusher.close()
+
+
+def flush(timeout_s: float = _TIMEOUT_S) -> bool:
+    """Hand on what there is now; ``False`` if the agent has not taken it in time."""
+    return _pusher is not None and _pusher.flush(timeout_s)

@@ -1,0 +1,405 @@
+"""All metrics of one process: definition, limits, and what the agent hasn't heard of them yet."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from threading import RLock
+from typing import Any, Final, TypeVar
+
+from .metrics import (
+    GAUGE_MODES,
+    SECONDS,
+    Counter,
+    Drainable,
+    Gauge,
+    Histogram,
+    Metric,
+    Rate,
+    Ratio,
+    series_of,
+)
+from .names import MetricNameWarning, name_fault, name_lint
+from .series import GaugeSeries, Mark, Payload
+
+M = TypeVar("M", bound=Metric[Any])
+#: Time in Unix ms, name, value, labels, type: as ``record()`` took them.
+Point = tuple[int, str, float, Mapping[str, str] | None, str]
+
+# The lock is given back after so many series, some 100 µs, so that no increment waits for long.
+_SLICE: Final = 200
+# Removed series wait so many at most for the agent to hear of their end.
+_BURIED_MAX: Final = 10_000
+_LINTS_SHOWN: Final = 100
+
+
+class Limits:
+    """
+    Bounds for one process; the defaults are those of the agent's ``metrics.limits``.
+
+    Attributes:
+        records: Values of :meth:`Registry.record` that are held for the agent.
+    """
+
+    __slots__ = ("label_value_bytes", "records", "series", "series_per_metric")
+
+    def __init__(
+        self,
+        series: int = 10_000,
+        series_per_metric: int = 2_000,
+        label_value_bytes: int = 1024,
+        records: int = 1_000,
+    ) -> None:
+        self.series, self.series_per_metric = series, series_per_metric
+        self.label_value_bytes, self.records = label_value_bytes, records
+
+
+class Drained:
+    """One series with something to tell: its metric, label values, difference and mark."""
+
+    __slots__ = ("child", "is_gone", "key", "mark", "metric", "payload")
+
+    def __init__(
+        self,
+        metric: Metric[Any],
+        key: tuple[str, ...],
+        child: Drainable,
+        payload: Payload,
+        mark: Mark,
+        *,
+        is_gone: bool = False,
+    ) -> None:
+        self.metric, self.key, self.child = metric, key, child
+        self.payload, self.mark, self.is_gone = payload, mark, is_gone
+
+
+class Registry:
+    """
+    Metrics by name, for any thread; nothing raises but a wrong definition.
+
+    Args:
+        now_s, monotonic_s: Wall time and a time for durations, in seconds.
+    """
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        now_s: Callable[[], float] = time.time,
+        monotonic_s: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.now_s, self.monotonic_s = now_s, monotonic_s
+        self.lock = RLock()
+        self._metrics: dict[str, Metric[Any]] = {}
+        self._hooks: dict[object, Callable[[], None]] = {}
+        self._fork_hooks: list[Callable[[], None]] = []
+        self._buried: deque[tuple[Metric[Any], tuple[str, ...], Drainable]] = deque(
+            maxlen=_BURIED_MAX
+        )
+        self._last_number = 0
+        self.series_count = 0
+        self.records: deque[Point] = deque()
+        #: An agent in this process takes values itself; it never raises.
+        self.taker: Callable[..., None] | None = None
+        #: Who hands the metrics on; only one does, as each difference is told once.
+        self.reader: object | None = None
+        self._dropped = self._own(
+            "tachograph_client_dropped_total",
+            "Observations that the backend's process could not use, by reason.",
+            ("reason",),
+        )
+        self._overflow = self._own(
+            "tachograph_client_overflow_total",
+            "Look-ups of series beyond the limits; the label's value was replaced by other.",
+            ("metric", "label", "source"),
+        )
+        _registries.add(self)
+
+    # --- Definition ---------------------------------------------------------------------------
+
+    def counter(
+        self, name: str, help: str = "", labels: Sequence[str] = (), *, unit: str = ""
+    ) -> Counter:
+        """
+        Define a counter, or return the one that is defined so.
+
+        Raises:
+            ValueError: The name can't be used, or is another metric's. This goes for all kinds.
+        """
+        return self._define(Counter, name, help, labels, unit)
+
+    def gauge(
+        self,
+        name: str,
+        help: str = "",
+        labels: Sequence[str] = (),
+        *,
+        unit: str = "",
+        mode: str = "sum",
+    ) -> Gauge:
+        """
+        Define a gauge.
+
+        Args:
+            mode: What becomes of the values of several processes: ``sum``, ``max``, ``min``,
+                ``last`` (set), or ``worker`` (each by itself, with a label ``worker``).
+        """
+        if mode not in GAUGE_MODES:
+            raise ValueError(f"{name}: mode {mode!r} is none of {', '.join(GAUGE_MODES)}")
+        return self._define(Gauge, name, help, labels, unit, mode=mode)
+
+    def histogram(
+        self,
+        name: str,
+        help: str = "",
+        labels: Sequence[str] = (),
+        *,
+        unit: str = "",
+        bounds: Sequence[float] = SECONDS,
+    ) -> Histogram:
+        """Define a histogram with these upper bounds; ``+Inf`` is always there."""
+        return self._define(Histogram, name, help, labels, unit, bounds=bounds)
+
+    def ratio(
+        self, name: str, help: str = "", labels: Sequence[str] = (), *, window_s: float = 300.0
+    ) -> Ratio:
+        """Define a share of hits, from 0 to 1, that the agent computes over ``window_s``."""
+        return self._define(Ratio, name, help, labels, "", window_s=window_s)
+
+    def rate(self, name: str, help: str = "", labels: Sequence[str] = ()) -> Rate:
+        """Define a number a second, that the agent computes between its collections."""
+        return self._define(Rate, name, help, labels, "")
+
+    def info(self, name: str, help: str = "", **facts: object) -> Gauge:
+        """State facts, as labels of a metric that is always 1; its name ends with ``_info``."""
+        metric = self._define(Gauge, name, help, tuple(facts), "", mode="max")
+        metric.labels(*facts.values()).set(1.0)
+        return metric
+
+    def get(self, name: str) -> Metric[Any] | None:
+        return self._metrics.get(name)
+
+    def metrics(self) -> list[Metric[Any]]:
+        return list(self._metrics.values())
+
+    # --- Recording ----------------------------------------------------------------------------
+
+    def record(
+        self,
+        name: str,
+        value: float,
+        labels: Mapping[str, str] | None = None,
+        type: str = "gauge",
+    ) -> None:
+        """
+        Take one value of a series as of now; never wait, never raise.
+
+        The agent judges it, and counts what it can't use. For what happens often, a metric is
+        better: it is one number however often it changes.
+        """
+        taker = self.taker
+        if taker is not None:
+            taker(name, value, labels, type)
+            return
+        try:
+            if len(self.records) >= self.limits.records:
+                self.drop("full")
+                return
+            if labels:
+                labels = dict(labels)
+            self.records.append((int(self.now_s() * 1000), name, value, labels, type))
+        except Exception:  # a backend never fails for its metrics, whatever it hands us
+            self.drop("labels")
+
+    def drop(self, reason: str, count: float = 1.0) -> None:
+        """Count observations that came to nothing."""
+        self._dropped.labels(reason).inc(count)
+
+    def overflowed(self, metric: str, label: str, source: str) -> None:
+        """Count one look-up of a series for which there was no room."""
+        self._overflow.labels(metric, label, source).inc()
+
+    @property
+    def dropped(self) -> dict[str, float]:
+        """How many observations came to nothing, by reason."""
+        return {key[0]: child.value for key, child in series_of(self._dropped)}  # type: ignore[attr-defined]
+
+    # --- Handing on ---------------------------------------------------------------------------
+
+    def before_drain(self, key: object, hook: Callable[[], None]) -> None:
+        """Call ``hook`` before metrics are handed on, once for equal keys; it must not wait."""
+        self._hooks.setdefault(key, hook)
+
+    def without_hook(self, key: object) -> None:
+        self._hooks.pop(key, None)
+
+    def refresh(self) -> None:
+        """Ask everybody who is asked only when metrics are handed on."""
+        for hook in list(self._hooks.values()):
+            try:
+                hook()
+            except Exception:  # foreign code, which must not keep the others from being told
+                self.drop("function")
+        for metric in self.metrics():
+            if isinstance(metric, Gauge):
+                for _, child in series_of(metric):
+                    if isinstance(child, GaugeSeries):
+                        child.refresh()
+
+    def drain(self, told: set[int]) -> Generator[Drained, None, None]:
+        """
+        Give each series that changed, or isn't among those ``told`` already, and forget the change.
+
+        What is given but doesn't arrive must be given back by :meth:`restore`.
+        """
+        buried, self._buried = self._buried, deque(maxlen=_BURIED_MAX)
+        while buried:
+            metric, key, child = buried.popleft()
+            payload, mark = child.drain() or (child.blank(), None)
+            last = Drained(metric, key, child, payload, mark, is_gone=True)
+            try:
+                yield last
+            except GeneratorExit:
+                self._buried.extendleft(reversed(buried))
+                raise
+        for metric in self.metrics():
+            items = list(series_of(metric))
+            for start in range(0, len(items), _SLICE):
+                found: list[Drained] = []
+                with self.lock:
+                    for key, child in items[start : start + _SLICE]:
+                        drained = child.drain()
+                        if drained is not None:
+                            found.append(Drained(metric, key, child, *drained))
+                        elif child.number not in told:
+                            blank = child.blank()
+                            if blank:
+                                # Only what was never sent has nothing to be restored to.
+                                found.append(Drained(metric, key, child, blank, None))
+                for index, each in enumerate(found):
+                    try:
+                        yield each
+                    except GeneratorExit:
+                        self.restore(found[index + 1 :])
+                        raise
+
+    def restore(self, drained: Sequence[Drained]) -> None:
+        """Take back, in the order in which it was given, what didn't arrive."""
+        with self.lock:
+            for each in reversed(drained):
+                if each.mark is not None or each.metric.type == "gauge":
+                    each.child.restore(each.mark)
+                if each.is_gone:
+                    self._buried.append((each.metric, each.key, each.child))
+
+    def next_number(self) -> int:
+        """A number for a new series; the caller holds the lock."""
+        self._last_number += 1
+        self.series_count += 1
+        return self._last_number
+
+    def bury(self, metric: Metric[Any], key: tuple[str, ...], child: Drainable) -> None:
+        """Keep a removed series until the agent has heard the rest; the caller holds the lock."""
+        self.series_count -= 1
+        self._buried.append((metric, key, child))
+
+    # --- Fork ---------------------------------------------------------------------------------
+
+    def on_fork(self, hook: Callable[[], None]) -> None:
+        """Call ``hook`` in each forked child, once its metrics begin anew."""
+        self._fork_hooks.append(hook)
+
+    def begin_anew(self) -> None:
+        """In a forked child: all totals so far are the parent's to tell."""
+        # Followers look once more, so that what others counted before the fork is not ours.
+        self.refresh()
+        self._buried.clear()
+        self.records.clear()
+        self.reader = None
+        for metric in self.metrics():
+            for _, child in series_of(metric):
+                child.forget()
+        for hook in list(self._fork_hooks):
+            hook()
+
+    # --- Inside -------------------------------------------------------------------------------
+
+    def _own(self, name: str, help: str, labels: Sequence[str]) -> Counter:
+        metric = Counter(self, self._next_metric(), name, help, labels, is_own=True)
+        self._metrics[name] = metric
+        return metric
+
+    def _next_metric(self) -> int:
+        return len(self._metrics) + 1
+
+    def _define(
+        self, kind: type[M], name: str, help: str, labels: Sequence[str], unit: str, **options: Any
+    ) -> M:
+        if isinstance(labels, str):
+            raise ValueError(f"{name}: labels are a list of names, not the text {labels!r}")
+        fault = name_fault(name, labels, kind.type)
+        if fault:
+            raise ValueError(fault)
+        with self.lock:
+            known = self._metrics.get(name)
+            if known is None:
+                metric = kind(self, self._next_metric(), name, help, labels, **options)
+                self._metrics[name] = metric
+                lint = name_lint(name, kind.type, unit)
+                if lint and self._next_metric() <= _LINTS_SHOWN:
+                    warnings.warn(lint, MetricNameWarning, stacklevel=4)
+                return metric
+            # A second definition costs a throw-away metric, but modules may be loaded twice.
+            wanted = kind(_Scratch(), 0, name, help, labels, **options)  # type: ignore[arg-type]
+            if wanted.fingerprint() != known.fingerprint() or not isinstance(known, kind):
+                raise ValueError(
+                    f"{name} is a {known.type} with labels {list(known.label_names)} already; "
+                    f"it can't be a {kind.type} with {list(labels)} and other options, too"
+                )
+            return known
+
+
+class _Scratch:
+    """A registry for a metric that is only looked at."""
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+        self.limits = Limits()
+        self.series_count = 0
+
+    def next_number(self) -> int:
+        return 0
+
+
+_registries: weakref.WeakSet[Registry] = weakref.WeakSet()
+_held: list[Registry] = []
+
+
+def _before_fork() -> None:
+    # Held over the fork, or the child may find a lock that a thread held which isn't there.
+    _held[:] = list(_registries)
+    for registry in _held:
+        registry.lock.acquire()
+
+
+def _after_in_parent() -> None:
+    while _held:
+        _held.pop().lock.release()
+
+
+def _after_in_child() -> None:
+    registries = list(_held)
+    _after_in_parent()
+    for registry in registries:
+        registry.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+    )
