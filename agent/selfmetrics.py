@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..storage.stats import StoreStats
 from ..storage.store import Store
+from .collectors.kept import KeptPoints
 from .collectors.schedule import ScheduleStats
 from .collectors.scrape import ScrapeStats
 from .http.exposition import ExpositionStats
@@ -162,6 +163,22 @@ def collection_metrics(
         ),
         SelfMetric("targets_dropped", "Targets dropped by relabelling, by job.", dropped, "job"),
         SelfMetric("scraped_bytes_total", "Bytes of scraped pages.", lambda: scrape.body_bytes),
+    ]
+
+
+def kept_metrics(kept: KeptPoints) -> list[SelfMetric]:
+    stats = kept.stats
+    return [
+        SelfMetric(
+            "kept_series", "Series kept current as they were pushed with a ttl.", lambda: len(kept)
+        ),
+        SelfMetric("kept_points_total", "Points pushed with a ttl.", lambda: stats.taken),
+        SelfMetric(
+            "kept_refused_total",
+            "Points stored but not kept, as too many others are.",
+            lambda: stats.refused,
+        ),
+        SelfMetric("kept_expired_total", "Series whose ttl ended.", lambda: stats.expired),
     ]
 
 

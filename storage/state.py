@@ -6,11 +6,12 @@ the agent and when, and a few values that outlive the process.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -117,6 +118,33 @@ class State:
         connection = self._open()
         await connection.execute("INSERT OR REPLACE INTO value VALUES (?, ?)", (key, value))
         await connection.commit()
+
+    async def values(self, prefix: str) -> dict[str, str]:
+        """Return the kept values whose keys begin with ``prefix``."""
+        sql = "SELECT k, v FROM value WHERE k >= ? AND k < ?"
+        rows = await self._open().execute_fetchall(sql, (prefix, f"{prefix}\U0010ffff"))
+        return {str(key): str(value) for key, value in rows}
+
+    async def keep_all(self, values: Mapping[str, str], forget: Iterable[str] = ()) -> None:
+        """
+        Keep many values and forget others.
+
+        Raises:
+            StoreUnavailable: The disk refuses; try again.
+        """
+        connection = self._open()
+        try:
+            await connection.executemany(
+                "INSERT OR REPLACE INTO value VALUES (?, ?)", list(values.items())
+            )
+            await connection.executemany(
+                "DELETE FROM value WHERE k = ?", [(key,) for key in forget]
+            )
+            await connection.commit()
+        except sqlite3.Error as error:
+            with contextlib.suppress(sqlite3.Error):
+                await connection.rollback()
+            raise StoreUnavailable(f"{self.path}: {error}") from error
 
     async def run(self) -> None:
         """Write events until cancelled."""

@@ -17,6 +17,7 @@ from ...storage.errors import SeriesRefused
 from ...storage.frame import FloatArray, IntArray, RefArray
 from ...storage.model import Metadata, MetricType
 from ...storage.sink import GroupSink
+from ..ingest.kept import PushedPoint
 from ..ingest.points import PointBatch, PointDecoder, PointsError, Refused
 from .body import Budget, read_body
 from .errors import ApiError, ErrorType
@@ -70,6 +71,26 @@ class PointStore(Protocol):
     async def committed(self) -> None: ...
 
 
+class Keeper(Protocol):
+    """Keeps points current that were pushed with a ttl."""
+
+    def concerns(self, refs: RefArray) -> bool:
+        """Tell whether one of these series is kept."""
+        ...
+
+    async def keep(self, points: Sequence[PushedPoint]) -> Sequence[str]:
+        """
+        Keep points that the store has taken; one without a ttl ends the keeping of its series.
+
+        Returns:
+            For each why it is not kept; empty if it is.
+
+        Raises:
+            StoreUnavailable: It cannot be written down that they are kept.
+        """
+        ...
+
+
 @dataclass(slots=True)
 class PointsStats:
     """
@@ -77,7 +98,8 @@ class PointsStats:
         requests: Bodies decoded.
         stored: Points that the store took.
         refused: Points that weren't, by who found the fault: ``decoder`` (the point itself),
-            ``limits`` (a new series beyond them), ``store`` (its time).
+            ``limits`` (a new series beyond them), ``store`` (its time), ``keeper`` (stored, but too
+            many others are kept current).
     """
 
     requests: int = 0
@@ -89,9 +111,14 @@ class PointsEndpoint:
     """Takes points in; good ones are stored, whatever is wrong with the others."""
 
     def __init__(
-        self, store: PointStore, clock: Clock, limits: StorageLimits, http: HttpSettings
+        self,
+        store: PointStore,
+        clock: Clock,
+        limits: StorageLimits,
+        http: HttpSettings,
+        keeper: Keeper,
     ) -> None:
-        self._store, self._clock = store, clock
+        self._store, self._clock, self._keeper = store, clock, keeper
         self._decoder = PointDecoder(limits)
         self._body_bytes_max = http.max_body_bytes
         self._body_timeout_s = http.body_timeout_ms / 1000
@@ -153,6 +180,7 @@ class PointsEndpoint:
             refused.append(Refused(int(batch.index[place]), fault))
             self.stats.refused["limits"] += 1
         chosen = np.flatnonzero(known)
+        taken = known
         for start in range(0, len(chosen), _POINTS_SLICE):
             if start:
                 await asyncio.sleep(0)
@@ -162,9 +190,37 @@ class PointsEndpoint:
             )
             late = [] if refusal is None else _late(part, refusal, batch)
             refused += late
+            if refusal is not None:
+                taken[part[np.array([bool(reason) for reason in refusal.reasons])]] = False
             self.stats.refused["store"] += len(late)
             self.stats.stored += len(part) - len(late)
+        refused += await self._keep(batch, point_refs, np.flatnonzero(taken))
         refused.sort(key=lambda one: one.index)
+        return refused
+
+    async def _keep(self, batch: PointBatch, refs: RefArray, taken: IntArray) -> list[Refused]:
+        """Have the keeper know of points with a ttl, and of series that are pushed without now."""
+        has_ttl = bool(batch.ttl_ms[taken].any())
+        if not has_ttl and not self._keeper.concerns(refs[taken]):
+            return []
+        points = [
+            PushedPoint(series.labels, series.kind, ref, ts_ms, value, ttl_ms)
+            for series, ref, ts_ms, value, ttl_ms in zip(
+                (batch.series[slot] for slot in batch.series_of[taken].tolist()),
+                refs[taken].tolist(),
+                batch.ts_ms[taken].tolist(),
+                batch.values[taken].tolist(),
+                batch.ttl_ms[taken].tolist(),
+                strict=True,
+            )
+        ]
+        reasons = await self._keeper.keep(points)
+        refused = [
+            Refused(index, reason)
+            for index, reason in zip(batch.index[taken].tolist(), reasons, strict=True)
+            if reason
+        ]
+        self.stats.refused["keeper"] += len(refused)
         return refused
 
     async def _refs(self, batch: PointBatch) -> tuple[RefArray, dict[int, str]]:
@@ -198,12 +254,6 @@ class PointsEndpoint:
             )
         if given != before:
             self._store.describe(family, given)
-
-
-def routes(
-    store: PointStore, clock: Clock, limits: StorageLimits, http: HttpSettings
-) -> list[web.AbstractRouteDef]:
-    return PointsEndpoint(store, clock, limits, http).routes()
 
 
 def _late(part: IntArray, refusal: Refusal, batch: PointBatch) -> list[Refused]:

@@ -1,4 +1,6 @@
-"""JSON points: ``{"name", "labels", "value", "timestamp", "type", "help", "unit"}`` to columns."""
+"""
+JSON points: ``{"name", "labels", "value", "timestamp", "ttl", "type", "help", "unit"}`` to columns.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ import numpy as np
 
 from ...config.errors import TachographError
 from ...config.settings import StorageLimits
+from ...config.units import DAY, SECOND, format_duration, parse_duration
 from ...storage.frame import FloatArray, IntArray
 from ...storage.model import Kind, Labels, Metadata, MetricType
 from .naming import family_of, kind_of, labels_fault, text_fault, type_named
@@ -33,7 +36,10 @@ _SPECIAL_VALUES: Final = {
     "Inf": float("inf"),
     "-Inf": float("-inf"),
 }
-_FIELDS: Final = ("name", "labels", "value", "timestamp", "ts", "type", "help", "unit")
+_FIELDS: Final = ("name", "labels", "value", "timestamp", "ts", "ttl", "type", "help", "unit")
+# A job that runs once a year is not forgotten between two runs.
+_TTL_MIN_MS: Final = SECOND
+_TTL_MAX_MS: Final = 400 * DAY
 # A text for people; a page of it is plenty.
 _HELP_BYTES_MAX: Final = 4096
 # What a sender repeats from request to request is looked at once. Long names and labels are left
@@ -84,6 +90,7 @@ class PointBatch:
         index: ``[n]``, of each good point its place in the request.
         ts_ms: ``[n]``, in the order of the request.
         values: ``[n]``.
+        ttl_ms: ``[n]``, how long each is kept current; 0 for a plain point.
         metadata: By family, as far as given; empty texts were not.
         refused: The bad points, in order.
     """
@@ -94,6 +101,7 @@ class PointBatch:
     index: IntArray
     ts_ms: IntArray
     values: FloatArray
+    ttl_ms: IntArray
     metadata: dict[str, Metadata]
     refused: list[Refused]
 
@@ -104,6 +112,7 @@ class _Point(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     labels: msgspec.Raw = msgspec.Raw(b"{}")
     timestamp: int | float | str | None = None
     ts: int | float | str | None = None
+    ttl: str | None = None
     type: str = ""
     help: str = ""
     unit: str = ""
@@ -192,7 +201,7 @@ class PointDecoder:
                 slot = batch.open(key, self._recall(key))
             if point.help or point.unit:
                 batch.describe(slot, point.help, point.unit)
-            batch.add(slot, point.value, _only_one(point.timestamp, point.ts))
+            batch.add(slot, point.value, _only_one(point.timestamp, point.ts), point.ttl)
         except _Bad as bad:
             batch.refuse(bad)
 
@@ -210,7 +219,8 @@ class PointDecoder:
             if slot is None:
                 slot = batch.open(key, series)
             batch.describe(slot, str(fields["help"]), str(fields["unit"]))
-            batch.add(slot, fields["value"], _only_one(fields["timestamp"], fields["ts"]))
+            timestamp = _only_one(fields["timestamp"], fields["ts"])
+            batch.add(slot, fields["value"], timestamp, fields["ttl"])
         except _Bad as bad:
             batch.refuse(bad)
 
@@ -267,6 +277,7 @@ class _Batch:
         self._index: list[int] = []
         self._ts_ms: list[int] = []
         self._values: list[float] = []
+        self._ttl_ms: list[int] = []
         self._metadata: dict[str, Metadata] = {}
         self._refused: list[Refused] = []
 
@@ -278,9 +289,10 @@ class _Batch:
             self.describe(slot, "", "")
         return slot
 
-    def add(self, slot: int, value: object, timestamp: object) -> None:
+    def add(self, slot: int, value: object, timestamp: object, ttl: object) -> None:
         number = _value(value)
         ts_ms = self._received_ms if timestamp is None else _timestamp_ms(timestamp)
+        self._ttl_ms.append(0 if ttl is None else _ttl_ms(ttl))
         self._series_of.append(slot)
         self._index.append(self.count)
         self._ts_ms.append(ts_ms)
@@ -313,6 +325,7 @@ class _Batch:
             index=np.array(self._index, dtype=np.int64),
             ts_ms=np.array(self._ts_ms, dtype=np.int64),
             values=np.array(self._values, dtype=np.float64),
+            ttl_ms=np.array(self._ttl_ms, dtype=np.int64),
             metadata=self._metadata,
             refused=self._refused,
         )
@@ -350,6 +363,20 @@ def _timestamp_ms(timestamp: object) -> int:
         guess = "seconds" if timestamp < _MIN_MS else "micro- or nanoseconds"
         raise _Bad(f"timestamp {shown} is not in milliseconds; {guess}, perhaps?")
     return int(timestamp)
+
+
+def _ttl_ms(ttl: object) -> int:
+    """Read a duration as the configuration has them, ``2d``."""
+    if not isinstance(ttl, str):
+        raise _Bad('the ttl is not a duration such as "2d"')
+    try:
+        ttl_ms = parse_duration(ttl)
+    except ValueError as error:
+        raise _Bad(f"ttl: {error}") from None
+    if not _TTL_MIN_MS <= ttl_ms <= _TTL_MAX_MS:
+        low, high = format_duration(_TTL_MIN_MS), format_duration(_TTL_MAX_MS)
+        raise _Bad(f"ttl {format_duration(ttl_ms)} is not between {low} and {high}")
+    return ttl_ms
 
 
 def _iso_ms(text: str) -> int:

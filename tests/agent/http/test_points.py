@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -17,6 +17,7 @@ from aiohttp.test_utils import TestServer
 from support.clock import ManualClock
 from tachograph.agent.http.errors import error_middleware
 from tachograph.agent.http.points import PATH, PointsEndpoint
+from tachograph.agent.ingest.kept import PushedPoint
 from tachograph.config.settings import HttpSettings, StorageLimits
 from tachograph.storage.errors import SeriesRefused, StoreUnavailable
 from tachograph.storage.frame import FloatArray, IntArray, RefArray
@@ -86,13 +87,42 @@ class PointsStore:
         self.commits += 1
 
 
+class PointsKeeper:
+    """Remembers what it was given to keep, and keeps one point at the most."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, tuple[float, int]] = {}
+        self.refs: set[int] = set()
+
+    def concerns(self, refs: RefArray) -> bool:
+        return not self.refs.isdisjoint(refs.tolist())
+
+    async def keep(self, points: Sequence[PushedPoint]) -> list[str]:
+        reasons = []
+        for point in points:
+            name = str(point.labels)
+            is_full = bool(point.ttl_ms) and len(self.kept) == 1 and name not in self.kept
+            reasons.append("too many" if is_full else "")
+            if not point.ttl_ms:
+                self.kept.pop(name, None)
+            elif not is_full:
+                self.kept[name] = (point.value, point.ttl_ms)
+                self.refs.add(point.ref)
+        return reasons
+
+
 class Server:
     """The endpoint on a loopback port, and a client for it."""
 
     def __init__(self) -> None:
         self.store = PointsStore()
+        self.keeper = PointsKeeper()
         self.endpoint = PointsEndpoint(
-            self.store, ManualClock(NOW_MS), StorageLimits(), HttpSettings(max_body_bytes=1 << 20)
+            self.store,
+            ManualClock(NOW_MS),
+            StorageLimits(),
+            HttpSettings(max_body_bytes=1 << 20),
+            self.keeper,
         )
         app = web.Application(middlewares=[error_middleware])
         app.add_routes(self.endpoint.routes())
@@ -304,3 +334,26 @@ async def test_requests_side_by_side_lose_nothing(server: Server) -> None:
     assert sorted(server.store.points) == sorted(
         (name, NOW_MS, float(n)) for name in "ab" for n in range(30)
     )
+
+
+async def test_a_ttl_reaches_the_keeper_and_a_push_without_one_ends_it(server: Server) -> None:
+    point = {"name": "a", "value": 1, "ttl": "2d"}
+    assert await server.post(point) == (204, {})
+    assert server.keeper.kept == {"a": (1.0, 172_800_000)}
+    assert await server.post({"name": "b", "value": 2}) == (204, {})
+    assert server.keeper.kept == {"a": (1.0, 172_800_000)}
+    status, answer = await server.post([point, {"name": "c", "value": 3, "ttl": "1h"}])
+    assert status == 400
+    assert answer["refused"] == [{"index": 1, "reason": "too many"}]
+    assert answer["stored"] == 1
+    assert server.endpoint.stats.refused["keeper"] == 1
+    assert await server.post({"name": "a", "value": 4}) == (204, {})
+    assert server.keeper.kept == {}
+
+
+async def test_points_that_the_store_refuses_are_not_kept(server: Server) -> None:
+    server.store.oldest_ms = NOW_MS
+    old = {"name": "a", "value": 1, "ttl": "2d", "timestamp": NOW_MS - 1}
+    status, _ = await server.post([old, {"name": "b", "value": 2, "ttl": "1h"}])
+    assert status == 400
+    assert server.keeper.kept == {"b": (2.0, 3_600_000)}

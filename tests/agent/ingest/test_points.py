@@ -164,6 +164,10 @@ def test_times_that_are_refused(timestamp: object, why: str) -> None:
         ({"name": "a\ud800", "value": 1}, "the metric name is not valid Unicode"),
         ({"name": "a", "value": 1, "labels": {"x": "\udfff"}}, "the value of label 'x' is not val"),
         ({"name": "a", "value": 1, "ts": NOW_MS, "timestamp": NOW_MS}, "`timestamp` and `ts` are"),
+        ({"name": "a", "value": 1, "ttl": 5}, 'the ttl is not a duration such as "2d"'),
+        ({"name": "a", "value": 1, "ttl": "2 days"}, 'ttl: "2 days" is not a duration; write 2d'),
+        ({"name": "a", "value": 1, "ttl": "0"}, "ttl 0s is not between 1s and 400d"),
+        ({"name": "a", "value": 1, "ttl": "2y"}, "ttl 2y is not between 1s and 400d"),
         ({"name": "a", "value": 1, "type": "meter"}, "type 'meter' is none of unknown, gauge,"),
         ({"name": "a", "value": 1, "type": 3}, "`type` is not a string"),
         ({"name": "a", "value": 1, "type": "histogram"}, "a histogram is sent as its _bucket"),
@@ -181,6 +185,12 @@ def test_label_given_twice_is_refused_on_both_ways() -> None:
     assert [bad.reason for bad in decode(body % b"").refused] == ["label 'x' is given twice"]
     assert decode(body % b",1").refused[0].reason == "label 'x' is given twice"
     assert reason_of(b'{"name":"a","name":"b","value":1}') == "`name` is given twice"
+
+
+def test_a_ttl_is_a_column_on_both_ways() -> None:
+    good = [{"name": "a", "value": 1, "ttl": "1h30m"}, {"name": "a", "value": 1}]
+    assert decode(good).ttl_ms.tolist() == [5_400_000, 0]
+    assert decode([*good, {}]).ttl_ms.tolist() == [5_400_000, 0]
 
 
 def reason_of(line: bytes) -> str:
