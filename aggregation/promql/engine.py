@@ -17,7 +17,7 @@ from ...storage.frame import BoolArray, FloatArray, IntArray
 from ...storage.model import Labels
 from .annotations import Annotations
 from .budget import Budget, Check
-from .errors import BadQuery, ExecutionError
+from .errors import BadQuery, ExecutionError, TooManySamples
 from .evaluator import Evaluator, Query
 from .lexer import ParseLimits
 from .nodes import Expr, MatrixSelector, Subquery, ValueType, unwrap
@@ -123,6 +123,8 @@ class Engine:
                 f'invalid expression type "{expr.type.documented}" for range query, '
                 "must be Scalar or instant Vector"
             )
+        if (end_ms - start_ms) // step_ms >= self.options.max_samples:
+            raise TooManySamples(self.options.max_samples)
         times_ms = (start_ms, end_ms, step_ms)
         run = self._run(querier, text, times_ms, check, lookback_ms, is_range=True)
         grid = Grid(np.arange(start_ms, end_ms + 1, step_ms, dtype=np.int64))

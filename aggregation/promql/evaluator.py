@@ -238,10 +238,16 @@ class Evaluator:
             step_ms = self.query.subquery_step_ms
         else:
             step_ms = self.duration_ms(node.step, positive=True)
-        inner = Grid(_aligned(times, range_ms, step_ms, self.selection.left_closed))
+        starts = times - range_ms - self.selection.left_closed
+        first, last = np.floor_divide(starts, step_ms) + 1, np.floor_divide(times, step_ms)
+        contiguous = bool((np.diff(times) >= 0).all() and (first[1:] <= last[:-1] + 1).all())
+        # Charged before it is made: years of steps of a second must not get that far.
+        count = last[-1] - first[0] + 1 if contiguous else (last - first + 1).sum()
+        held = self.budget.hold(int(count))
+        inner = Grid(_multiples(first, last, contiguous) * step_ms)
         if not inner.steps:
+            self.budget.release(held)
             return
-        held = self.budget.hold(inner.steps)
         for block in self.vector(node.expr, inner):
             if not block.rows:
                 continue
@@ -502,15 +508,12 @@ def _map_all(blocks: Blocks, mappings: list[Mapping]) -> Blocks:
         yield block
 
 
-def _aligned(times: IntArray, range_ms: int, step_ms: int, left_closed: bool) -> IntArray:
-    """Return the multiples of a step that lie in any of the windows before some times."""
-    starts = times - range_ms - left_closed
-    first = np.floor_divide(starts, step_ms) + 1
-    last = np.floor_divide(times, step_ms)
-    if (first[1:] <= last[:-1] + 1).all() and (np.diff(times) >= 0).all():
-        return np.arange(first[0], last[-1] + 1, dtype=np.int64) * step_ms
+def _multiples(first: IntArray, last: IntArray, contiguous: bool) -> IntArray:
+    """Return the numbers that lie in any of the intervals ``first`` to ``last``, both included."""
+    if contiguous:
+        return np.arange(first[0], last[-1] + 1, dtype=np.int64)
     parts = [np.arange(a, b + 1, dtype=np.int64) for a, b in zip(first, last, strict=True)]
-    return np.unique(np.concatenate(parts)) * step_ms
+    return np.unique(np.concatenate(parts))
 
 
 class _Groups:

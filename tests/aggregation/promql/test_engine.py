@@ -315,6 +315,26 @@ def test_a_query_that_holds_too_many_samples_is_stopped(querier: MemoryQuerier) 
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "step_ms"),
+    [
+        ("1", 1),
+        ("x", 1),
+        ("max_over_time(vector(1)[100y:1s])", MINUTE),
+        ("max_over_time(max_over_time(x[1y:1m])[1y:1m])", MINUTE),
+        ("max_over_time(x[1y:1m] @ 0)[1y:1m]", MINUTE),
+    ],
+)
+def test_huge_grids_are_refused_before_they_are_made(
+    querier: MemoryQuerier, text: str, step_ms: int
+) -> None:
+    text = f"last_over_time({text})" if text.endswith("]") else text
+    with pytest.raises(TooManySamples):
+        Engine(EngineOptions(max_samples=500_000)).range(
+            querier, text, 0, 2**32 if step_ms == 1 else 60 * MINUTE, step_ms
+        )
+
+
 class Lazy(Sequence[Frame]):
     """Frames that are made when they are asked for, and watched until they are gone."""
 
