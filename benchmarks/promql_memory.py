@@ -11,7 +11,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -24,7 +24,7 @@ INTERVAL_MS, END_MS = 10_000, 1_767_571_200_000
 ROWS_PER_GROUP = 500
 
 
-class Frames(Sequence[Frame]):
+class Frames(Iterable[Frame]):
     """Frames that exist only while they are looked at, as a store that decodes gives them."""
 
     def __init__(self, series: int, hours: float, rows: int) -> None:
@@ -34,15 +34,9 @@ class Frames(Sequence[Frame]):
         grown = np.cumsum(rng.integers(0, 20, (rows, self.ticks)), axis=1)
         self.values = grown.astype(np.float64)
 
-    def __len__(self) -> int:
-        return self.series // self.rows
-
-    def __getitem__(self, index: object) -> Frame:  # type: ignore[override]
-        raise NotImplementedError("frames are read in order")
-
     def __iter__(self) -> Iterator[Frame]:
         ticks = np.arange(self.ticks)[::-1] * INTERVAL_MS
-        for number in range(len(self)):
+        for number in range(self.series // self.rows):
             first = number * self.rows
             members = [self._member(first + row) for row in range(self.rows)]
             yield Frame(members, END_MS - number % 9_000 - ticks, self.values + number, False)
@@ -56,7 +50,7 @@ class Querier:
     def __init__(self, frames: Frames) -> None:
         self.frames = frames
 
-    def select(self, matchers: Sequence[Matcher], min_ms: int, max_ms: int) -> Sequence[Frame]:
+    def select(self, matchers: Sequence[Matcher], min_ms: int, max_ms: int) -> Iterable[Frame]:
         return self.frames
 
 

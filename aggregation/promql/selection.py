@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,12 +18,12 @@ from .windows import Windows
 class Querier(Protocol):
     """Where samples come from."""
 
-    def select(self, matchers: Sequence[Matcher], min_ms: int, max_ms: int) -> Sequence[Frame]:
+    def select(self, matchers: Sequence[Matcher], min_ms: int, max_ms: int) -> Iterable[Frame]:
         """
         Return the series that satisfy all matchers, with their samples of ``min_ms`` to ``max_ms``.
 
-        Frames are read once, in order; a sequence that decodes each one when it is asked for keeps
-        memory small.
+        Frames are taken once, in order, and forgotten: a generator that decodes one at a time lets
+        an aggregation over any number of series run in the memory of one frame.
         """
         ...
 
