@@ -25,6 +25,7 @@ _COMMANDS: Final = (
     "series",
     "tail",
     "push",
+    "cron",
     "db",
     "info",
     "doctor",
@@ -38,6 +39,7 @@ _EPILOG: Final = """examples:
   tachograph query 'backend_memory_usage_bytes'  newest values
   tachograph tail 'backend_cpu_usage_percent'    follow live
   tachograph push orders_total=17 --job shop     store a point
+  tachograph cron --job backup -- backup --all   run a job and record how it went
 
 exit codes: 0 good, 1 problems found, 2 wrong use, 3 agent not reachable
 """

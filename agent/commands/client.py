@@ -30,8 +30,9 @@ class RequestFailed(TachographError):
 class Client:
     """Asks one agent. ``url`` is its base, such as ``http://127.0.0.1:19797``."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout_s: float = _TIMEOUT_S) -> None:
         self.url = url.rstrip("/")
+        self._timeout_s = timeout_s
 
     def get(self, path: str, params: Sequence[tuple[str, str]] = ()) -> Any:
         """Return the JSON that a path answers."""
@@ -48,7 +49,7 @@ class Client:
         # Proxies of the environment are not for loopback, nor for a box in the rack.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, timeout=_TIMEOUT_S) as response:
+            with opener.open(request, timeout=self._timeout_s) as response:
                 return _decode(response.read())
         except urllib.error.HTTPError as error:
             answer = _decode(error.read())

@@ -13,6 +13,7 @@ _EPILOG = """examples:
   tachograph push orders_total=17 --job shop --type counter
   tachograph push temperature_celsius=21.5 humidity_percent=40 --label room=lab
   tachograph push backup_bytes=1e9 --timestamp 2026-01-05T03:00:00Z
+  tachograph push backup_bytes=1e9 --job backup --ttl 2d   current for two days, then gone
 """
 
 
@@ -24,20 +25,28 @@ def add(subparsers: Subparsers) -> None:
         "--label", action="append", default=[], metavar="NAME=VALUE", help="may be repeated"
     )
     parser.add_argument("--type", choices=("gauge", "counter"), default="gauge")
+    parser.add_argument(
+        "--ttl",
+        metavar="DURATION",
+        help="keep the value current for 90m, 2d, ...; without it, it is one point in time, "
+        "and queries forget it after five minutes",
+    )
     parser.add_argument("--timestamp", help="Unix milliseconds or RFC 3339 (default: now)")
     add_client_options(parser)
     parser.set_defaults(handler=push)
 
 
 def push(args: argparse.Namespace) -> int:
-    labels = dict(_split(each, "--label") for each in args.label)
+    labels = dict(split_pair(each, "--label") for each in args.label)
     if args.job:
         labels["job"] = args.job
     points = []
     for each in args.points:
-        name, value = _split(each, "point")
+        name, value = split_pair(each, "point")
         point: dict[str, Any] = {"name": name, "labels": labels, "type": args.type}
         point["value"] = _number(value, each)
+        if args.ttl:
+            point["ttl"] = args.ttl
         if args.timestamp:
             stamp = args.timestamp
             point["timestamp"] = int(stamp) if stamp.isdecimal() else stamp
@@ -51,7 +60,8 @@ def push(args: argparse.Namespace) -> int:
     return 0
 
 
-def _split(text: str, what: str) -> tuple[str, str]:
+def split_pair(text: str, what: str) -> tuple[str, str]:
+    """Split ``NAME=VALUE``. Raises TachographError."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise TachographError(f"{what} {text!r}: write NAME=VALUE")
