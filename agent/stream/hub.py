@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 import numpy as np
@@ -16,6 +17,8 @@ from .feed import Feed, FeedKey, Listener, Mode, Subscription
 from .messages import Position
 from .routing import Router
 from .stats import StreamStats
+
+logger = logging.getLogger(__name__)
 
 #: Every message costs each listener 10 us and a packet: whoever asks for more than ten updates a
 #: second gets what came in between in one.
@@ -89,22 +92,13 @@ class Hub:
         """
         if not self._feeds or not len(refs):
             return
-        now_s = self._clock.monotonic_s()
-        present = None
-        if np.isnan(values).any() and (absent := is_absent(values)).any():
-            present = ~absent
-        for feed, positions, slots in self._router.routes(refs):
-            if present is not None:
-                kept = present[positions]
-                positions, slots = positions[kept], slots[kept]
-            times = (
-                ts_ms[positions]
-                if isinstance(ts_ms, np.ndarray)
-                else np.full(len(slots), ts_ms, np.int64)
-            )
-            feed.add(slots, times, values[positions])
-            if feed.is_due(now_s):
-                self._emit(feed, now_s)
+        try:
+            self._publish(refs, ts_ms, values)
+        except Exception:
+            # The store calls us while it appends: our mistake must not become its failure.
+            if not self.stats.failures:
+                logger.exception("live stream: samples could not be told; this is logged once")
+            self.stats.failures += 1
 
     def subscribe(
         self, key: FeedKey, sub_id: int | None, listener: Listener, since: Position | None = None
@@ -158,6 +152,24 @@ class Hub:
             self._next_housekeeping_s = now_s + _HOUSEKEEPING_S
             self._keep_house(now_s)
             self._emit_due(now_s)
+
+    def _publish(self, refs: RefArray, ts_ms: int | IntArray, values: FloatArray) -> None:
+        now_s = self._clock.monotonic_s()
+        present = None
+        if np.isnan(values).any() and (absent := is_absent(values)).any():
+            present = ~absent
+        for feed, positions, slots in self._router.routes(refs):
+            if present is not None:
+                kept = present[positions]
+                positions, slots = positions[kept], slots[kept]
+            times = (
+                ts_ms[positions]
+                if isinstance(ts_ms, np.ndarray)
+                else np.full(len(slots), ts_ms, np.int64)
+            )
+            feed.add(slots, times, values[positions])
+            if feed.is_due(now_s):
+                self._emit(feed, now_s)
 
     def _emit_due(self, now_s: float) -> None:
         for feed in tuple(self._feeds.values()):

@@ -76,6 +76,7 @@ class StreamServer:
 
     async def run(self) -> None:
         """Work until cancelled, then say goodbye to everyone."""
+        self._is_closing = False
         try:
             while True:
                 if not self._connections and self._hub.is_idle:

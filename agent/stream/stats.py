@@ -20,6 +20,7 @@ class StreamStats:
             to them), and series left out: ``series_limit``.
         refused: Connections and subscriptions turned down, by reason.
         closed: Connections closed by us, by close code.
+        failures: Batches of samples not told for a mistake of ours; the log has the first.
     """
 
     connections: int = 0
@@ -28,6 +29,7 @@ class StreamStats:
     messages: int = 0
     bytes: int = 0
     coalesced: int = 0
+    failures: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     closed: Counter[int] = field(default_factory=Counter)

@@ -534,6 +534,19 @@ def test_equal_subscriptions_share_the_very_message(store, hub):
     assert hub.stats.feeds == 1
 
 
+def test_a_mistake_of_the_stream_does_not_reach_the_store(store, hub, caplog):
+    peer = Peer(hub)
+    peer.say(op="sub", id=1, match=["up"])
+    series, store.series = store.series, None
+    for n in range(3):
+        store.append(NOW_MS + n, {series_of("up", job="c"): n})
+    assert (hub.stats.failures, len(caplog.records)) == (3, 1)
+    store.series = series
+    store.append(NOW_MS + 3, {series_of("up", job="c"): 3})
+    peer.take()
+    assert peer.current()[series_of("up", job="c")] == (NOW_MS + 3, "3.0")
+
+
 def test_leaving_leaves_nothing_behind(hub):
     peer = Peer(hub)
     peer.say(op="sub", id=1, match=["up"])

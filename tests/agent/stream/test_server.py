@@ -326,6 +326,20 @@ async def test_shutdown_says_1001_to_everyone_and_ends_with_a_stalled_client():
         await box.server.close()
 
 
+async def test_a_server_that_runs_again_takes_connections_again():
+    async with serve() as box:
+        box.run.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await box.run
+        again = asyncio.create_task(box.server.run())
+        await until(lambda: not box.server._is_closing)
+        async with connect(box.url) as client:
+            await subscribe(client)
+        again.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await again
+
+
 async def test_a_silent_client_is_closed_with_4408_but_not_in_the_simple_format():
     clock = ManualClock(NOW_MS)
     async with (
