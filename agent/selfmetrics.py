@@ -113,6 +113,9 @@ def stream_metrics(stats: StreamStats) -> list[SelfMetric]:
         SelfMetric("stream_subscriptions", "Live subscriptions.", lambda: stats.subscriptions),
         SelfMetric("stream_feeds", "Distinct things subscribed to.", lambda: stats.feeds),
         SelfMetric("stream_messages_total", "Messages sent.", lambda: stats.messages),
+        SelfMetric(
+            "stream_failures_total", "Updates that could not be told.", lambda: stats.failures
+        ),
         SelfMetric("stream_bytes_total", "Bytes sent.", lambda: stats.bytes),
         SelfMetric(
             "stream_coalesced_total",

@@ -359,7 +359,7 @@ class StreamSettings:
     outbound_buffer_bytes: int = setting(
         4 * MIB,
         Size(64 * KIB),
-        "Bytes waiting for one client before it is disconnected as too slow.",
+        "Longest outgoing message, and how far a client in mode `all` may fall behind.",
         key="outbound_buffer",
     )
     allowed_origins: tuple[str, ...] = setting(
