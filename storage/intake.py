@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from .codec import crc
 from .errors import StoreUnavailable
 from .frame import IntArray, RefArray
 from .journal import PointsRecord, Record, TickRecord, encode_row, row_crc
@@ -19,10 +20,11 @@ from .labels import pack_labels
 from .model import Metadata, Series
 
 _INSERT_SERIES: Final = (
-    "INSERT INTO series (id, grp, labels, kind, created_ms, last_day) VALUES (?, ?, ?, ?, ?, -1)"
+    "INSERT INTO series (id, grp, labels, kind, created_ms, last_day, crc) "
+    "VALUES (?, ?, ?, ?, ?, -1, ?)"
 )
 _INSERT_GROUP: Final = "INSERT INTO grp (id, name, sealed_seq) VALUES (?, ?, 0)"
-_INSERT_LAYOUT: Final = "INSERT INTO layout (id, grp, refs) VALUES (?, ?, ?)"
+_INSERT_LAYOUT: Final = "INSERT INTO layout (id, grp, crc, refs) VALUES (?, ?, ?, ?)"
 _INSERT_METADATA: Final = (
     "INSERT OR REPLACE INTO metadata (family, type, help, unit) VALUES (?, ?, ?, ?)"
 )
@@ -54,14 +56,11 @@ class Flush:
         connection.executemany(_INSERT_GROUP, self.groups)
         connection.executemany(
             _INSERT_SERIES,
-            [
-                (s.ref, group, pack_labels(s.labels), int(s.kind), s.created_ms)
-                for group, s in self.series
-            ],
+            [_series_row(group, series) for group, series in self.series],
         )
         connection.executemany(
             _INSERT_LAYOUT,
-            [(i, group, refs.astype("<u4").tobytes()) for i, group, refs in self.layouts],
+            [_layout_row(*layout) for layout in self.layouts],
         )
         connection.executemany(
             _INSERT_METADATA, [(name, m.type, m.help, m.unit) for name, m in self.metadata]
@@ -193,6 +192,17 @@ class Intake:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_exception(error)
+
+
+def _series_row(group: int, series: Series) -> tuple[int, int, str, int, int, int]:
+    labels, kind = pack_labels(series.labels), int(series.kind)
+    checksum = crc(labels.encode(), series.ref, group, kind, series.created_ms)
+    return series.ref, group, labels, kind, series.created_ms, checksum
+
+
+def _layout_row(layout: int, group: int, refs: RefArray) -> tuple[int, int, int, bytes]:
+    data = refs.astype("<u4").tobytes()
+    return layout, group, crc(data, layout, group), data
 
 
 def _storable(text: str) -> str:

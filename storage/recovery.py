@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sqlite3
 from collections.abc import Iterator
@@ -11,15 +12,25 @@ from typing import Final
 import numpy as np
 
 from .catalogue import Block, Catalogue
+from .checksum import is_whole
 from .errors import StoreCorrupt
 from .frame import RefArray
-from .journal import JournalError, Record, decode_row, row_crc
+from .journal import JournalError, Record, decode_row
+from .keys import REF_MAX
 from .labels import unpack_labels
 from .model import Kind, Metadata, MetricType, Series
 
-_GROUPS: Final = "SELECT id, name, sealed_seq FROM grp ORDER BY id"
-_SERIES: Final = "SELECT id, grp, labels, kind, created_ms, last_day FROM series ORDER BY id"
-_BLOCKS: Final = "SELECT id, min_ms, max_ms, n FROM block"
+# Texts are read as blobs: damaged ones would end the scan of their whole table.
+_GROUPS: Final = "SELECT id, CAST(name AS BLOB), sealed_seq FROM grp ORDER BY id"
+_SERIES: Final = (
+    "SELECT id, grp, CAST(labels AS BLOB), kind, created_ms, last_day, crc FROM series ORDER BY id"
+)
+_LAYOUTS: Final = "SELECT id, grp, crc, refs FROM layout"
+_METADATA: Final = (
+    "SELECT CAST(family AS BLOB), CAST(type AS BLOB), CAST(help AS BLOB), CAST(unit AS BLOB) "
+    "FROM metadata"
+)
+_BLOCKS: Final = "SELECT id, min_ms, max_ms, n, crc, data FROM block"
 _JOURNAL: Final = "SELECT seq, crc, data FROM journal ORDER BY seq"
 
 
@@ -35,11 +46,12 @@ class Recovered:
     compacted: set[int] = field(default_factory=set)
     catalogue: Catalogue = field(default_factory=Catalogue)
     next_ref: int = 1
+    damaged: list[tuple[str, int]] = field(default_factory=list)  # table, key
 
 
 def read_tables(connection: sqlite3.Connection) -> Recovered:
     """
-    Read everything but samples.
+    Read everything but samples. Rows that fail their checksum are left out and listed.
 
     Raises:
         StoreCorrupt: A row cannot be understood.
@@ -51,21 +63,36 @@ def read_tables(connection: sqlite3.Connection) -> Recovered:
     gc.disable()
     try:
         for group, name, sealed in connection.execute(_GROUPS):
-            found.groups[group] = name
-            found.sealed_seq[group] = sealed
-        for ref, group, labels, kind, created_ms, last_day in connection.execute(_SERIES):
-            series = Series(ref, unpack_labels(labels), Kind(kind), created_ms)
+            found.groups[group] = _text(name)
+            found.sealed_seq[group] = int(sealed)
+        for row in connection.execute(_SERIES):
+            ref, group, labels, kind, created_ms, last_day, _ = row
+            if ref <= REF_MAX:  # damaged or not: nobody else may have its number
+                found.next_ref = max(found.next_ref, ref + 1)
+            if not is_whole("series", row):
+                found.damaged.append(("series", ref))
+                continue
+            series = Series(ref, unpack_labels(labels.decode()), Kind(kind), created_ms)
             found.series.append((group, series, last_day))
-        for layout, group, refs in connection.execute("SELECT id, grp, refs FROM layout"):
-            found.layouts[layout] = (group, np.frombuffer(refs, "<u4").astype(np.uint32))
-        for family, kind, text, unit in connection.execute("SELECT * FROM metadata"):
-            found.metadata[family] = Metadata(MetricType(kind), text, unit)
+        for row in connection.execute(_LAYOUTS):
+            if is_whole("layout", row):
+                found.layouts[row[0]] = (row[1], np.frombuffer(row[3], "<u4").astype(np.uint32))
+            else:
+                found.damaged.append(("layout", row[0]))
+        for family, kind, text, unit in connection.execute(_METADATA):
+            with contextlib.suppress(ValueError):  # a damaged type; its source says it again
+                metadata = Metadata(MetricType(_text(kind)), _text(text), _text(unit))
+                found.metadata[_text(family)] = metadata
         found.compacted = {day for (day,) in connection.execute("SELECT day FROM day")}
         generation = connection.execute("SELECT v FROM meta WHERE k = 'generation'").fetchone()[0]
         next_ref = connection.execute("SELECT v FROM meta WHERE k = 'next_ref'").fetchone()
-        newest = found.series[-1][1].ref if found.series else 0
-        found.next_ref = max(newest + 1, next_ref[0] if next_ref else 1)
-        blocks = (Block(*row) for row in connection.execute(_BLOCKS))
+        found.next_ref = max(found.next_ref, next_ref[0] if next_ref else 1)
+        blocks = []
+        for row in connection.execute(_BLOCKS):
+            if is_whole("block", row):
+                blocks.append(Block(*row[:4]))
+            else:
+                found.damaged.append(("block", row[0]))
         found.catalogue = Catalogue.of(blocks, generation)
     except (ValueError, TypeError) as error:
         raise StoreCorrupt(
@@ -84,8 +111,9 @@ def read_journal(
     Yield the records of the journal in order, each with its row's number. A damaged row yields its
     error in place of records; the rows after it are good again.
     """
-    for seq, stored, data in connection.execute(_JOURNAL):
-        if row_crc(seq, data) != stored:
+    for row in connection.execute(_JOURNAL):
+        seq, _, data = row
+        if not is_whole("journal", row):
             yield seq, JournalError(f"journal row {seq} fails its checksum")
             continue
         try:
@@ -93,3 +121,7 @@ def read_journal(
                 yield seq, record
         except JournalError as error:
             yield seq, error
+
+
+def _text(blob: bytes | None) -> str:
+    return "" if blob is None else blob.decode("utf-8", "replace")

@@ -5,27 +5,19 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from .codec import crc
+from .checksum import SUMMED, is_whole
 from .errors import StoreCorrupt
-from .journal import row_crc
 from .keys import REF_MAX
 from .sqlite import open_reader, open_writer
 
-#: Tables with a checksum, and how it is made of a row's key and data.
-_SUMMED: Final[dict[str, Callable[[int, bytes], int]]] = {
-    "journal": row_crc,
-    "block": lambda key, data: crc(data, key),
-    "chunk": lambda key, data: crc(data, key),
-    "rollup": lambda key, data: crc(data, key),
-}
-_KEYS: Final = {"journal": "seq", "block": "id", "chunk": "id", "rollup": "id"}
 #: Tables whose rows are copied as they are; all have an integer key but the two named last.
-_PLAIN: Final = ("grp", "series", "layout", "day", "quarantine", "orphaned", "dirty", "metadata")
+_PLAIN: Final = ("grp", "day", "quarantine", "orphaned", "dirty", "metadata")
+_NEXT_REF: Final = "INSERT INTO meta VALUES ('next_ref', ?) ON CONFLICT DO UPDATE SET v = max(v, ?)"
 
 
 @dataclass(slots=True)
@@ -54,10 +46,11 @@ def verify(path: Path) -> Findings:
             for (message,) in connection.execute("PRAGMA quick_check(20)"):
                 if message != "ok":
                     findings.messages.append(str(message))
-            for table, checksum in _SUMMED.items():
-                for key, stored, data in _rows(connection, table, findings):
+            connection.text_factory = _text
+            for table in SUMMED:
+                for row in _every(connection, f"SELECT * FROM {table}", findings, table):
                     findings.rows[table] += 1
-                    if checksum(key, data) != stored:
+                    if not is_whole(table, row):
                         findings.bad[table] += 1
     except sqlite3.DatabaseError as error:
         raise StoreCorrupt(f"{path}: {error}") from error
@@ -82,6 +75,7 @@ def repair(path: Path, aside: Path) -> Findings:
         leftover.unlink(missing_ok=True)
     try:
         with contextlib.closing(open_reader(path)) as old:
+            old.text_factory = _text
             old.execute("SELECT count(*) FROM sqlite_master").fetchone()
             with contextlib.closing(open_writer(fresh)) as new:
                 new.execute("BEGIN")
@@ -108,22 +102,22 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection, findings: Findings) 
     for row in _every(old, "SELECT k, v FROM meta", findings, "meta"):
         new.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
     new.execute("INSERT OR IGNORE INTO grp VALUES (0, '', 0)")
-    for table, checksum in _SUMMED.items():
-        key_column = _KEYS[table]
-        for row in _by_key(old, table, key_column, findings):
-            if checksum(row[0], row[-1]) != row[-2]:
+    for table in SUMMED:
+        for row in _by_key(old, table, "seq" if table == "journal" else "id", findings):
+            if not is_whole(table, row):
                 findings.bad[table] += 1
+                if table == "series":
+                    # Its chunks stay: another series must not get its number.
+                    new.execute(_NEXT_REF, (row[0] + 1, row[0] + 1))
                 continue
             marks = ",".join("?" * len(row))
             new.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)
             findings.rows[table] += 1
 
 
-def _rows(
-    connection: sqlite3.Connection, table: str, findings: Findings
-) -> Iterator[tuple[int, int, bytes]]:
-    sql = f"SELECT {_KEYS[table]}, crc, data FROM {table}"
-    yield from _every(connection, sql, findings, table)
+def _text(raw: bytes) -> str:
+    """Damaged text must not end a scan; a checksum tells it, where there is one."""
+    return raw.decode("utf-8", "replace")
 
 
 def _every(

@@ -225,4 +225,5 @@ def _chunk_row(block_key: int, ref: int, data: bytes) -> ChunkRow:
 
 
 def _block_row(block: Block, data: bytes) -> tuple[int, int, int, int, int, bytes]:
-    return block.key, block.min_ms, block.max_ms, block.n, crc(data, block.key), data
+    numbers = block.key, block.min_ms, block.max_ms, block.n
+    return *numbers, crc(data, *numbers), data

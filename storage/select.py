@@ -12,7 +12,8 @@ import numpy as np
 
 from ..config.selector import Matcher
 from .catalogue import Block, Catalogue
-from .codec import crc, decode_chunk, decode_ints
+from .checksum import holds
+from .codec import decode_chunk, decode_ints
 from .errors import StorageError
 from .frame import ABSENT, BoolArray, FloatArray, Frame, IntArray, RefArray, is_absent
 from .head import HeadView, PointsView
@@ -312,7 +313,7 @@ class Querier:
 
     def _block_data(self, block: Block) -> bytes | None:
         row = self._connection.execute(_BLOCK_DATA, (block.key,)).fetchone()
-        if row is None or crc(row[1], block.key) != row[0]:
+        if row is None or not holds(*row, block.key, block.min_ms, block.max_ms, block.n):
             self.stats.corrupt.append(("block", block.key))
             return None
         return bytes(row[1])
@@ -331,7 +332,7 @@ class Querier:
         statement = sql.format(",".join("?" * len(keys)))
         for key, stored, data in self._connection.execute(statement, (*first, *keys)).fetchall():
             self.stats.chunks += 1
-            if crc(data, key) == stored:
+            if holds(stored, data, key):
                 yield key, data
             else:
                 self.stats.corrupt.append((table, key))

@@ -55,8 +55,11 @@ _SNAPSHOT_TRIES: Final = 20_000
 
 _QUARANTINE: Final = (
     "INSERT INTO quarantine (found_ms, source, key, data) "
-    "SELECT ?, ?, id, data FROM {0} WHERE id = ?"
+    "SELECT ?, ?, id, {1} FROM {0} WHERE id = ?"
 )
+#: Where a table keeps what is worth looking at, if not in `data`.
+_CONTENT: Final = {"series": "labels", "layout": "refs"}
+_NEXT_REF: Final = "INSERT OR REPLACE INTO meta VALUES ('next_ref', ?)"
 _QUARANTINE_CHUNKS: Final = (
     "INSERT INTO quarantine (found_ms, source, key, data) "
     "SELECT ?, 'chunk', id, data FROM chunk WHERE id BETWEEN ? AND ? AND block = ?"
@@ -152,8 +155,11 @@ class Store:
                 if not (is_full(error) and self.ballast.throw_overboard()):
                     raise
                 await self.writer.open()
-            self._load(await self.writer.run(read_tables))
+            found = await self.writer.run(read_tables)
+            self._load(found)
             await self._replay()
+            if found.damaged:
+                await self._quarantine(found.damaged)
         except BaseException:
             await self.writer.close()
             self._lock.release()
@@ -567,7 +573,7 @@ class Store:
             moved = []
             with transaction(connection):
                 for table, key in unique:
-                    sql = _QUARANTINE.format(table)
+                    sql = _QUARANTINE.format(table, _CONTENT.get(table, "data"))
                     if connection.execute(sql, (now_ms, table, key)).rowcount:
                         connection.execute(f"DELETE FROM {table} WHERE id = ?", (key,))
                         moved.append((table, key))
@@ -578,6 +584,8 @@ class Store:
                         _QUARANTINE_CHUNKS, (now_ms, key & ~REF_MAX, key | REF_MAX, key)
                     )
                 mark_orphaned(connection, gone)
+                # The chunks of a damaged series stay: another one must not get its number.
+                connection.execute(_NEXT_REF, (self.index.next_ref,))
                 for table, key in moved:
                     _, day, ref = split_rollup_key(key)
                     # It is made anew from raw samples, where there are any.

@@ -1,6 +1,6 @@
 -- samples.db, version 1. Every scan, seal, delete and retention step is a primary-key range; there is
--- no secondary index. `block`, `chunk`, `rollup` and `journal` rows carry the CRC-32 of their blob,
--- seeded with the row's key, so that a blob in the wrong row is told as well as a damaged one.
+-- no secondary index. Rows with a `crc` carry the CRC-32 of their blob, seeded with the row's key, so
+-- that a blob in the wrong row is told as well as a damaged one; see storage/checksum.py.
 
 CREATE TABLE meta (
     k TEXT PRIMARY KEY,
@@ -24,7 +24,8 @@ CREATE TABLE series (
     labels     TEXT NOT NULL,                -- sorted: name 0x1F value 0x1F name 0x1F value ...
     kind       INTEGER NOT NULL,
     created_ms INTEGER NOT NULL,
-    last_day   INTEGER NOT NULL              -- day of the newest sealed sample
+    last_day   INTEGER NOT NULL,             -- day of the newest sealed sample
+    crc        INTEGER NOT NULL              -- of labels; with id, grp, kind, created_ms
 );
 
 CREATE TABLE metadata (
@@ -37,6 +38,7 @@ CREATE TABLE metadata (
 CREATE TABLE layout (
     id   INTEGER PRIMARY KEY,
     grp  INTEGER NOT NULL,
+    crc  INTEGER NOT NULL,                   -- of refs; with id, grp
     refs BLOB NOT NULL                       -- uint32[], the members of a tick in order
 );
 
@@ -53,7 +55,7 @@ CREATE TABLE block (
     min_ms INTEGER NOT NULL,
     max_ms INTEGER NOT NULL,
     n      INTEGER NOT NULL,
-    crc    INTEGER NOT NULL,
+    crc    INTEGER NOT NULL,                 -- with id, min_ms, max_ms, n
     data   BLOB NOT NULL
 );
 
