@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from ...storage.frame import BoolArray, FloatArray, Frame, IntArray, is_absent, is_stale
 from ...storage.model import Labels
@@ -29,8 +30,8 @@ class Samples:
     Attributes:
         labels: One per row.
         nameless: ``[rows]``, see :class:`.values.Block`.
-        ts_ms: ``[n]`` if shared, else ``[rows, n]``, filled up behind ``counts``.
-        values: ``[rows, n]``.
+        ts_ms: ``[n]`` if shared, else ``[rows, n]``, meaningless behind ``counts``.
+        values: ``[rows, n]``, likewise.
         counts: ``[rows]``, how many samples a row has; ``None`` if times are shared.
     """
 
@@ -40,6 +41,8 @@ class Samples:
     values: FloatArray
     counts: IntArray | None = None
     _keys: tuple[IntArray, IntArray, int, int] | None = field(default=None, repr=False)
+    _original: tuple[IntArray, BoolArray] | None = field(default=None, repr=False)
+    _before: npt.NDArray[np.int32] | None = field(default=None, repr=False)
 
     @property
     def rows(self) -> int:
@@ -58,6 +61,8 @@ class Samples:
         """
         if self.counts is None:
             return np.searchsorted(self.ts_ms, edges_ms, side="right")
+        if self._original is not None:
+            return self._present_upto(*self._original, edges_ms)
         steps = len(edges_ms)
         # Either every edge is looked up among the samples or every sample among the edges, of which
         # there are few enough to stay in the cache.
@@ -70,6 +75,15 @@ class Samples:
         offsets = np.arange(self.rows, dtype=np.int64)[:, None] * span
         edges = np.clip(edges_ms - base, 0, span - 1)[None, :] + offsets
         return np.searchsorted(keys, edges, side="right") - starts[:, None]
+
+    def _present_upto(self, ts_ms: IntArray, present: BoolArray, edges_ms: IntArray) -> IntArray:
+        """Count where the gaps were in times that the rows once shared."""
+        if self._before is None:
+            before = np.zeros((self.rows, len(ts_ms) + 1), np.int32)
+            np.cumsum(present, axis=1, dtype=np.int32, out=before[:, 1:])
+            self._before = before
+        ticks = np.searchsorted(ts_ms, edges_ms, side="right")
+        return self._before.take(ticks, axis=1).astype(np.int64)
 
     def _samples_upto(self, edges_ms: IntArray) -> IntArray:
         assert self.counts is not None
@@ -103,14 +117,15 @@ def packed(
     """Take out the cells that are not ``present`` by moving what is behind them to the left."""
     counts = np.count_nonzero(present, axis=1).astype(np.int64)
     width = int(counts.max(initial=0))
-    row, column = np.nonzero(present)
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    place = np.arange(len(row)) - starts[row]
-    new_ts = np.zeros((len(labels), width), np.int64)
-    new_values = np.zeros((len(labels), width))
-    new_ts[row, place] = ts_ms[column] if ts_ms.ndim == 1 else ts_ms[row, column]
-    new_values[row, place] = values[row, column]
-    return Samples(labels, nameless, new_ts, new_values, counts)
+    used = np.arange(width) < counts[:, None]
+    new_ts = np.zeros(used.shape, np.int64)
+    # Behind a row's samples stands NaN, which no comparison takes for a counter's reset.
+    new_values = np.full(used.shape, np.nan)
+    # Both masks are walked row by row, so cell after cell moves to its place.
+    new_ts[used] = np.broadcast_to(ts_ms, values.shape)[present]
+    new_values[used] = values[present]
+    original = (ts_ms, present) if ts_ms.ndim == 1 else None
+    return Samples(labels, nameless, new_ts, new_values, counts, _original=original)
 
 
 def from_frame(frame: Frame, first: int, last: int, *, drop_stale: bool) -> Iterator[Samples]:
@@ -123,18 +138,21 @@ def from_frame(frame: Frame, first: int, last: int, *, drop_stale: bool) -> Iter
     if not suspicious.any():
         yield Samples(labels, nameless, frame.ts_ms, values)
         return
-    missing = is_absent(values)
+    rows = np.flatnonzero(suspicious)
+    some = values if len(rows) == len(labels) else values[rows]
+    missing = is_absent(some)
     if drop_stale:
-        missing |= is_stale(values)
-    gappy = missing.any(axis=1)
-    if not gappy.all():
-        rows = np.flatnonzero(~gappy)
-        whole = values if len(rows) == len(labels) else values[rows]
-        yield Samples([labels[i] for i in rows], nameless[rows], frame.ts_ms, whole)
+        missing |= is_stale(some)
+    gappy = np.any(missing, axis=1)
+    whole = np.ones(len(labels), bool)
+    whole[rows[gappy]] = False
+    if whole.any():
+        kept = np.flatnonzero(whole)
+        yield Samples([labels[i] for i in kept], nameless[kept], frame.ts_ms, values[kept])
     if gappy.any():
-        rows = np.flatnonzero(gappy)
-        some = [labels[i] for i in rows]
-        yield packed(some, nameless[rows], frame.ts_ms, values[rows], ~missing[rows])
+        left = [labels[i] for i in rows[gappy]]
+        present = ~missing[gappy]
+        yield packed(left, nameless[: len(left)], frame.ts_ms, some[gappy], present)
 
 
 def side_by_side(frames: list[Frame], *, drop_stale: bool) -> Samples:
@@ -148,6 +166,7 @@ def side_by_side(frames: list[Frame], *, drop_stale: bool) -> Samples:
         count = len(frame.ts_ms)
         ts_ms[row, :count] = frame.ts_ms
         values[row, :count] = frame.values[0]
+        values[row, count:] = frame.values[0, -1]  # no drop where there is no sample
         present[row, :count] = True
     nameless = np.zeros(len(frames), bool)
     if np.isnan(values.sum()):
