@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from tachograph.agent.app import Agent
 from tachograph.agent.http.server import ListenError
+from tachograph.agent.tail import tail
 from tachograph.config import Config, load_config
 from tachograph.storage.errors import StoreLocked
 
@@ -199,6 +201,32 @@ async def test_the_live_stream_sends_what_is_pushed(
             message = json.loads((await socket.receive()).data)
         assert message["type"] == "metric"
         assert message["data"] == {"name": "speed", "labels": {"car": "1"}, "value": 2.5}
+
+
+async def test_two_libraries_receive_the_same_points(
+    tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    """aiohttp's client by the plain format, and ``tachograph tail`` with websockets."""
+    out = io.StringIO()
+    async with Agent(config(tmp_path)) as agent:
+        url = agent.url.replace("http", "ws", 1) + "/ws/metrics"
+        following = asyncio.create_task(
+            tail(url, ["speed"], mode="all", output="json", count=5, out=out)
+        )
+        async with session.ws_connect(f"{url}?format=simple&match=speed") as socket:
+            async with asyncio.timeout(10):
+                while agent.hub.stats.subscriptions < 2:
+                    await asyncio.sleep(0.01)
+            heard = []
+            for number in range(5):
+                await push(session, agent, {"name": "speed", "value": number})
+                async with asyncio.timeout(10):
+                    heard.append(json.loads((await socket.receive()).data))
+            async with asyncio.timeout(10):
+                assert await following == 0
+    tailed = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [message["data"]["value"] for message in heard] == [0, 1, 2, 3, 4]
+    assert [line["value"] for line in tailed] == [0, 1, 2, 3, 4]
 
 
 async def test_the_agent_starts_and_stops_again_and_again_without_leaving_anything(
