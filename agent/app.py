@@ -39,7 +39,7 @@ from .collectors.scrape import ScrapeSource
 from .collectors.scrape_http import open_session
 from .collectors.scrape_pool import ScrapePool
 from .collectors.source import Source
-from .http import events, exposition, info, lifecycle, stored
+from .http import cardinality, events, exposition, info, lifecycle, stored
 from .http.points import GROUP as POINTS_GROUP
 from .http.points import PointsEndpoint
 from .http.server import HttpServer, is_loopback, split_listen
@@ -349,6 +349,7 @@ class Agent:
                 *self.backends.routes(),
                 *events.routes(self.state, clock),
                 *info.routes(self.store, __version__, clock.now_ms(), self._source_facts),
+                *cardinality.routes(self.store),
                 *stored.routes(self.store, clock, self.maintenance.seal_and_compact),
                 *self.stream.routes(),
             ],

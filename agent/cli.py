@@ -23,6 +23,7 @@ _COMMANDS: Final = (
     "config",
     "query",
     "series",
+    "cardinality",
     "tail",
     "push",
     "cron",

@@ -18,6 +18,9 @@ _SEPARATOR: Final = "\x1f"
 _EMPTY: Final = np.empty(0, np.uint32)
 #: Selections that are remembered until the set of series changes.
 _SELECTIONS_MAX: Final = 256
+#: Metrics whose refusals are counted by name; the culprits come first, and often.
+_REFUSED_METRICS_MAX: Final = 1_000
+_NAME_CHARS_MAX: Final = 200
 
 
 def pack_labels(labels: Labels) -> str:
@@ -41,7 +44,9 @@ class Index:
     def __init__(self, limits: StorageLimits) -> None:
         self.limits = limits
         self.version = 0
+        #: New series that were refused, by limit and by metric.
         self.refused: Counter[str] = Counter()
+        self.refused_metrics: Counter[str] = Counter()
         self._by_ref: dict[int, Series] = {}
         self._by_labels: dict[Labels, Series] = {}
         self._postings: dict[str, dict[str, list[int]]] = {}
@@ -82,7 +87,11 @@ class Index:
         Raises:
             SeriesRefused: A limit is reached, or a label cannot be stored.
         """
-        self._check(labels)
+        try:
+            self._check(labels)
+        except SeriesRefused:
+            self._note_refused(labels.name[:_NAME_CHARS_MAX])
+            raise
         series = Series(self._next_ref, labels, kind, created_ms)
         self._next_ref += 1
         self._insert(series)
@@ -137,6 +146,10 @@ class Index:
     def metric_cardinality(self) -> dict[str, int]:
         """Number of series by metric name."""
         return {name: len(refs) for name, refs in self._postings.get(METRIC_NAME, {}).items()}
+
+    def _note_refused(self, name: str) -> None:
+        if name in self.refused_metrics or len(self.refused_metrics) < _REFUSED_METRICS_MAX:
+            self.refused_metrics[name] += 1
 
     def _insert(self, series: Series) -> None:
         self._by_ref[series.ref] = series

@@ -275,6 +275,10 @@ class Store:
             homes = self._homes[refs]
         return homes
 
+    def group_name(self, number: int) -> str:
+        """Return the name of a group that :meth:`homes` gave."""
+        return self._by_number[number].name
+
     # --- Appending ----------------------------------------------------------------------------
 
     def append_points(self, refs: RefArray, ts_ms: IntArray, values: FloatArray) -> Refusal | None:
