@@ -151,10 +151,11 @@ class Retention:
                 await self._rollups_by_age(now_ms, class_of)
                 await self._dead_series(now_ms)
                 self._rollup_day = today
-            await self._by_size(today, unsettled)
+            used = await self._by_size(today, unsettled)
             _, free = await used_bytes(self._writer)
-            if free > _FREE_BYTES_KEPT:
-                self._stats.retention_bytes += await vacuum(self._writer, free - _FREE_BYTES_KEPT)
+            kept = min(_FREE_BYTES_KEPT, max(0, self._max_bytes - used))
+            if free > kept:
+                self._stats.retention_bytes += await vacuum(self._writer, free - kept)
 
     def _believed_ms(self) -> int:
         """
@@ -293,13 +294,16 @@ class Retention:
             self._forget(dead, cutoff_ms)
             self._stats.retention_rows["series"] += len(dead)
 
-    async def _by_size(self, today: int, unsettled: Collection[int]) -> None:
-        """Over the cap: the oldest raw day goes, down to two; then the oldest of 1m, 5m, 1h."""
+    async def _by_size(self, today: int, unsettled: Collection[int]) -> int:
+        """
+        Over the cap: the oldest raw day goes, down to two; then the oldest of 1m, 5m, 1h. Return
+        the bytes that are used then.
+        """
         while True:
             used, _ = await used_bytes(self._writer)
             used += await asyncio.to_thread(_other_bytes, self._directory)
             if used <= self._max_bytes:
-                return
+                return used
             days = sorted(d for d in self._ledger.catalogue.days if d <= today - _DAYS_MIN)
             if days:
                 log.warning("%d bytes are over storage.max_bytes: a raw day goes", used)
@@ -317,10 +321,10 @@ class Retention:
                     used,
                     self._max_bytes,
                 )
-                return
+                return used
 
     async def _oldest_rollup_day(self, tier: int, today: int) -> bool:
-        end = rollup_key(tier, today - _DAYS_MIN, 0)
+        end = rollup_key(tier, today - _DAYS_MIN + 1, 0)
         keys = await rollup_keys(self._writer, rollup_key(tier, -1, 0), end)
         if not keys:
             return False

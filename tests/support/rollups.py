@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from support.store import ALL_MS, Samples, from_bits, unpack
 from tachograph.aggregation.rollup import Aggregate, Tier
 from tachograph.aggregation.tiers import read_tier
+from tachograph.storage.frame import FloatArray
 from tachograph.storage.model import STALE_NAN_BITS, Kind, Labels
 from tachograph.storage.select import Querier
 from tachograph.storage.store import Store
@@ -45,36 +50,37 @@ class Expected:
         return PROMISE * self.grown if what is Aggregate.INCREASE else 0.0
 
 
+#: By series and end of the bucket.
+Buckets = dict[Labels, dict[int, Expected]]
+
+
 def recompute(samples: Mapping[int, int], width_ms: int) -> dict[int, Expected]:
     """Return the buckets of one series by their ends, from the bits of its samples by time."""
-    buckets: dict[int, list[float]] = {}
-    before: dict[int, float] = {}
-    previous = None
-    for ts_ms, value in _values(samples):
-        end_ms = -(-ts_ms // width_ms) * width_ms
-        if end_ms not in buckets:
-            buckets[end_ms] = []
-            before[end_ms] = value if previous is None else previous
-        buckets[end_ms].append(value)
-        previous = value
-    return {end_ms: _bucket(values, before[end_ms]) for end_ms, values in buckets.items()}
+    found: dict[int, Expected] = {}
+    before = None
+    ordered = _ordered(samples)
+    for end_ms, run in itertools.groupby(ordered, lambda each: -(-each[0] // width_ms) * width_ms):
+        values = [value for _, value in run]
+        found[end_ms] = _bucket(values, values[0] if before is None else before)
+        before = values[-1]
+    return found
 
 
-def _values(samples: Mapping[int, int]) -> Iterable[tuple[int, float]]:
-    for ts_ms in sorted(samples):
-        if samples[ts_ms] != STALE_NAN_BITS:
-            yield ts_ms, float(from_bits([samples[ts_ms]])[0])
+def _ordered(samples: Mapping[int, int]) -> list[tuple[int, float]]:
+    times = sorted(ts_ms for ts_ms, bits in samples.items() if bits != STALE_NAN_BITS)
+    values = from_bits([samples[ts_ms] for ts_ms in times]).tolist()
+    return list(zip(times, values, strict=True))
 
 
 def _bucket(values: list[float], before: float) -> Expected:
-    numbers = [v for v in values if not math.isnan(v)] or [math.nan]
+    numbers = [v for v in values if v == v] or [math.nan]
     # A counter that drops has restarted from 0: it had grown to the value before the drop.
     drops = [a for a, b in zip([before, *values], values, strict=False) if b < a]
     terms = [values[-1], -before, *drops]
     return Expected(
         count=len(values),
         sum=exact_sum(values),
-        size=sum(abs(v) for v in values),
+        size=sum(map(abs, values)),
         min=min(numbers),
         max=max(numbers),
         last=values[-1],
@@ -96,12 +102,6 @@ def _is_whole(value: float) -> bool:
     return math.isfinite(value) and value == int(value) and abs(value) < 2**50
 
 
-def same(got: float, want: float, slack: float) -> bool:
-    if math.isnan(want) or math.isinf(want):
-        return got == want or (math.isnan(got) and math.isnan(want))
-    return abs(got - want) <= slack
-
-
 def check_tiers(
     querier: Querier,
     samples: Samples,
@@ -110,42 +110,58 @@ def check_tiers(
     end_ms: int = 1 << 45,
 ) -> None:
     """Hold every aggregate of some tiers, in ``(start_ms, end_ms]``, to what the samples say."""
-    refs = querier.index.select(())
-    kinds = {series.labels: series.kind for series in querier.index.series()}
     for tier in tiers:
-        width_ms = WIDTHS[tier]
-        wanted: dict[Labels, dict[int, Expected]] = {}
+        wanted: Buckets = {}
         for labels, each in samples.items():
             buckets = {
                 end: bucket
-                for end, bucket in recompute(each, width_ms).items()
-                if end > start_ms and end - width_ms < end_ms
+                for end, bucket in recompute(each, WIDTHS[tier]).items()
+                if end > start_ms and end - WIDTHS[tier] < end_ms
             }
             if buckets:
                 wanted[labels] = buckets
-        for what in Aggregate:
-            found = {
-                series.series.labels: dict(
-                    zip(series.end_ms.tolist(), series.values.tolist(), strict=True)
+        check_tier(querier, wanted, tier, start_ms, end_ms)
+
+
+def check_tier(
+    querier: Querier, wanted: Buckets, tier: Tier, start_ms: int = -1, end_ms: int = 1 << 45
+) -> None:
+    """Hold every aggregate of a tier, in ``(start_ms, end_ms]``, to some buckets."""
+    refs = querier.index.select(())
+    kinds = {series.labels: series.kind for series in querier.index.series()}
+    for what in Aggregate:
+        found = {
+            series.series.labels: dict(
+                zip(series.end_ms.tolist(), series.values.tolist(), strict=True)
+            )
+            for series in read_tier(querier, refs, tier, what, start_ms, end_ms)
+        }
+        # Resets of gauges are not kept.
+        must = {
+            labels
+            for labels in wanted
+            if what is not Aggregate.INCREASE or kinds[labels] is not Kind.GAUGE
+        }
+        assert set(found) == must, f"{tier.label} {what}: series"
+        for labels, values in found.items():
+            expected = wanted[labels]
+            assert values.keys() == expected.keys(), f"{tier.label} {what} of {labels}: buckets"
+            ends = list(values)
+            got = np.array(list(values.values()))
+            want = np.array([expected[end].of(what) for end in ends])
+            slack = np.array([expected[end].slack(what) for end in ends])
+            for bad in np.flatnonzero(~_same(got, want, slack))[:1].tolist():
+                raise AssertionError(
+                    f"{tier.label} {what} of {labels} at {ends[bad]}: "
+                    f"{got[bad]!r}, not {want[bad]!r}"
                 )
-                for series in read_tier(querier, refs, tier, what, start_ms, end_ms)
-            }
-            # Resets of gauges are not kept.
-            must = {
-                labels
-                for labels in wanted
-                if what is not Aggregate.INCREASE or kinds[labels] is not Kind.GAUGE
-            }
-            assert set(found) == must, f"{tier.label} {what}: series"
-            for labels, values in found.items():
-                expected = wanted[labels]
-                assert values.keys() == expected.keys(), f"{tier.label} {what} of {labels}: buckets"
-                for end, value in values.items():
-                    bucket = expected[end]
-                    assert same(value, bucket.of(what), bucket.slack(what)), (
-                        f"{tier.label} {what} of {labels} at {end}: "
-                        f"{value!r}, not {bucket.of(what)!r}"
-                    )
+
+
+def _same(got: FloatArray, want: FloatArray, slack: FloatArray) -> npt.NDArray[np.bool_]:
+    with np.errstate(invalid="ignore"):
+        near: npt.NDArray[np.bool_] = np.abs(got - want) <= slack
+    alike: npt.NDArray[np.bool_] = near | (got == want) | (np.isnan(got) & np.isnan(want))
+    return alike
 
 
 async def assert_right(
