@@ -63,8 +63,10 @@ class Query:
     What a query asks for and how, the same for all of its parts.
 
     Attributes:
+        text: The query, which positions in messages refer to.
         start_ms: First step of the whole query; ``end_ms`` the last one it was asked for.
         step_ms: 0 for an instant query.
+        subquery_step_ms: The step of subqueries that name none.
         legacy_names: Label names follow the old rules.
     """
 
@@ -352,7 +354,7 @@ class Evaluator:
         elif node.op in SET_OPERATORS:
             yield matching.set_operation(node, lhs, rhs, self.naming)
         else:
-            yield matching.combine(node, lhs, rhs, self.naming)
+            yield matching.combine(node, lhs, rhs, self.naming, self.budget)
         self.budget.release(lhs_held + rhs_held)
 
     # -- aggregations --------------------------------------------------------------------------
@@ -365,12 +367,15 @@ class Evaluator:
 
     def _accumulated(self, node: Aggregate, grid: Grid, accumulator: Accumulator) -> Blocks:
         groups = _Groups(node.grouping, node.without, self.naming)
+        held = 0
         for block in self.vector(node.expr, grid):
             if block.rows:
                 numbers = groups.numbers(block)
+                held += self.budget.hold(groups.total * grid.steps - held)
                 accumulator.add(block.values, block.mask, numbers, groups.total)
         values, mask = accumulator.answer(groups.total)
         yield groups.block(values, mask)
+        self.budget.release(held)
 
     def _ranked(self, node: Aggregate, grid: Grid) -> Blocks:
         assert node.param is not None
@@ -482,6 +487,7 @@ class Evaluator:
             without_label=label,
         )
         counted: dict[Labels, IntArray] = {}
+        held = 0
         with self.gathered(node.expr, grid) as block:
             numbers = groups.numbers(block)
             for group, rows in members_of(numbers, groups.total):
@@ -490,9 +496,12 @@ class Evaluator:
                     labels = groups.labels[group]
                     if kept:
                         labels = Labels(sorted((*labels, (label, value))))
+                    if labels not in counted:
+                        held += self.budget.hold(grid.steps)
                     counted[labels] = counted.get(labels, 0) + counts
         values = np.array(list(counted.values()), np.float64).reshape(len(counted), grid.steps)
         yield Block(list(counted), values, values > 0, np.zeros(len(counted), bool))
+        self.budget.release(held)
 
 
 def _mapped(blocks: Blocks, mappings: list[Mapping]) -> Blocks:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...storage.frame import BoolArray, FloatArray, IntArray
 from ...storage.model import METRIC_NAME, Labels
+from .budget import Budget
 from .errors import ExecutionError
 from .literals import quote
 from .nodes import COMPARISONS, Binary, Cardinality, VectorMatching
@@ -96,21 +97,25 @@ class _Pairs:
     keys: IntArray
 
 
-def combine(node: Binary, lhs: Block, rhs: Block, naming: Naming) -> Block:
+def combine(node: Binary, lhs: Block, rhs: Block, naming: Naming, budget: Budget) -> Block:
     """
     Evaluate an arithmetic operator or a comparison of two vectors.
 
     Raises:
         ExecutionError: Series that should be unique are not, at some step where both sides have
             values.
+        TooManySamples: Series that take turns make too many pairs.
     """
     assert node.matching is not None
-    return _Combination(node, node.matching, naming).run(naming.resolved(lhs), naming.resolved(rhs))
+    combination = _Combination(node, node.matching, naming, budget)
+    return combination.run(naming.resolved(lhs), naming.resolved(rhs))
 
 
 class _Combination:
-    def __init__(self, node: Binary, matching: VectorMatching, naming: Naming) -> None:
-        self.node, self.matching, self.naming = node, matching, naming
+    def __init__(
+        self, node: Binary, matching: VectorMatching, naming: Naming, budget: Budget
+    ) -> None:
+        self.node, self.matching, self.naming, self.budget = node, matching, naming, budget
         self.swapped = matching.cardinality is Cardinality.ONE_TO_MANY
         self.one_to_one = matching.cardinality is Cardinality.ONE_TO_ONE
         self.drops_name = node.op not in COMPARISONS or node.return_bool
@@ -122,8 +127,8 @@ class _Combination:
         steps = lhs.values.shape[1]
         sign = signature(self.matching)
         (many_keys, one_keys), keys = _numbered((many.labels, one.labels), sign)
-        pairs = self.pair(many_keys, one_keys, len(keys))
         self.refuse_duplicates(many, one, one_keys, keys)
+        pairs, held = self.pair(many_keys, one_keys, len(keys), steps)
         parts = [self.paired(many, one, pairs)]
         if self.fill_one is not None:
             there = _any_by(one_keys, one.mask, len(keys))
@@ -131,16 +136,20 @@ class _Combination:
         if self.fill_many is not None:
             there = _any_by(many_keys, many.mask, len(keys))
             parts.append(self.filled_many(one, one_keys, keys, there))
-        return merged(joined([part for part in parts if part.rows] or [empty(steps)], steps))
+        result = merged(joined([part for part in parts if part.rows] or [empty(steps)], steps))
+        self.budget.release(held)
+        return result
 
-    def pair(self, many: IntArray, one: IntArray, total: int) -> _Pairs:
+    def pair(self, many: IntArray, one: IntArray, total: int, steps: int) -> tuple[_Pairs, int]:
+        """Let all series with equal signatures meet; return also what that was charged."""
         order = np.argsort(one, kind="stable")
         starts = np.searchsorted(one[order], np.arange(total + 1))
         lengths = np.diff(starts)[many]
+        held = self.budget.hold(int(lengths.sum()) * steps)
         rows = np.repeat(np.arange(len(many)), lengths)
         within = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         keys = many[rows]
-        return _Pairs(rows, order[starts[keys] + within], keys)
+        return _Pairs(rows, order[starts[keys] + within], keys), held
 
     def refuse_duplicates(
         self, many: Block, one: Block, one_keys: IntArray, keys: list[Labels]

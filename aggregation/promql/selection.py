@@ -133,11 +133,11 @@ class Selection:
             if not width:
                 continue
             if len(frame.series) == 1:
-                lone.append(frame)
-                widest = max(widest, width)
-                if len(lone) * widest >= PIECE_CELLS:
+                if lone and (len(lone) + 1) * max(widest, width) > PIECE_CELLS:
                     yield from self._piece(side_by_side(lone, drop_stale=drop_stale))
                     lone, widest = [], steps
+                lone.append(frame)
+                widest = max(widest, width)
                 continue
             rows = max(1, PIECE_CELLS // max(width, steps))
             for first in range(0, len(frame.series), rows):

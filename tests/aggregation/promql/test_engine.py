@@ -335,6 +335,28 @@ def test_huge_grids_are_refused_before_they_are_made(
         )
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sum by (n) (x)",
+        'count_values("v", x)',
+        # A hundred series that took turns against a hundred that did so, too.
+        'x + on() group_left {__name__="x"}',
+    ],
+)
+def test_whatever_grows_with_groups_or_pairs_is_charged(text: str) -> None:
+    querier = MemoryQuerier()
+    for number in range(100):
+        querier.add({"__name__": "x", "n": str(number)}, [(MINUTE * number, float(number))])
+    options = EngineOptions(max_samples=5_000, lookback_ms=MINUTE)
+    with pytest.raises(TooManySamples):
+        Engine(options).range(querier, text, 0, 99 * MINUTE, MINUTE)
+    options = EngineOptions(max_samples=2_000_000, lookback_ms=MINUTE)
+    result = Engine(options).range(querier, text, 0, 99 * MINUTE, MINUTE)
+    assert result.mask.sum() == 100
+    assert result.stats.samples_peak >= 10_000
+
+
 class Lazy(Iterable[Frame]):
     """Frames that are made when they are asked for, and watched until they are gone."""
 
