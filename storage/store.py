@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -128,6 +128,7 @@ class Store:
         )
         self._next_group = 1
         self._graves: dict[int, tuple[Series, int]] = {}
+        self._buried: dict[Labels, int] = {}
         self._homes: IntArray = np.zeros(1024, np.int64)
         self._observers: list[Observer] = []
         self._not_before_ms = 0
@@ -257,6 +258,10 @@ class Store:
         """Return a series' number, creating it in that group. Raises SeriesRefused."""
         series = self.index.find(labels)
         if series is None:
+            buried = self._buried.get(labels)
+            if buried is not None:  # its old number comes back: another source may still use it
+                self._revive((buried,))
+                return buried
             series = self.index.add(labels, kind, self.clock.now_ms())
             self._set_home(series.ref, group)
             self._intake.add_series(group, series)
@@ -271,7 +276,7 @@ class Store:
         """Return the group that each series belongs to, for series that are appended to."""
         homes = self._homes[refs]
         if not homes.all():
-            self._revive(refs[homes == 0])
+            self._revive(np.unique(refs[homes == 0]).tolist())
             homes = self._homes[refs]
         return homes
 
@@ -459,17 +464,19 @@ class Store:
             series = self.index.get(ref)
             if series is not None:
                 self._graves[ref] = (series, int(self._homes[ref]))
+                self._buried[series.labels] = ref
                 self._homes[ref] = 0
         self.index.remove(refs.tolist())
         self.current.forget(refs)
         for group in self._groups.values():
             group.forget_layouts()
-        self._revive(refs[newest_ms >= cutoff_ms])
+        self._revive(refs[newest_ms >= cutoff_ms].tolist())
 
-    def _revive(self, refs: RefArray) -> None:
+    def _revive(self, refs: Iterable[int]) -> None:
         """A source goes on with series that were deleted: they get their rows again."""
-        for ref in refs.tolist():
+        for ref in refs:
             series, group = self._graves.pop(ref)
+            del self._buried[series.labels]
             self.index.load(series)
             self._set_home(ref, group)
             self._intake.add_series(group, series)
