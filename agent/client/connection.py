@@ -32,7 +32,9 @@ class Connection:
                 self._socket.settimeout(timeout_s)
                 self._socket.connect(address.path)
             else:
-                self._socket = socket.create_connection((address.host, address.port), timeout_s)
+                # As bytes, or Python imports a codec for it, here in a thread.
+                host: str = address.host.encode("ascii")  # type: ignore[assignment]
+                self._socket = socket.create_connection((host, address.port), timeout_s)
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
             if hasattr(self, "_socket"):
