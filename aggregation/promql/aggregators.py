@@ -6,6 +6,8 @@ Each accumulator holds ``[groups, steps]`` arrays, however many series pass thro
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -163,6 +165,10 @@ def compensated_sums(values: FloatArray, starts: IntArray) -> tuple[FloatArray, 
         Sums and lost digits, ``[runs, steps]`` each; added together they are as exact as a sum of
         twice the precision. Source: Knuth's TwoSum, applied in a tree.
     """
+    if values.shape[1] == 1:
+        exact = _exact_column(values[:, 0], starts)
+        if exact is not None:
+            return exact[:, None], np.zeros((len(starts), 1))
     lost = np.zeros_like(values)
     lengths = np.diff(starts, append=len(values))
     while len(values) > len(lengths):
@@ -180,6 +186,16 @@ def compensated_sums(values: FloatArray, starts: IntArray) -> tuple[FloatArray, 
         values, lost = total, lost[first] + carried + error
         lengths = (lengths + 1) // 2
     return values, lost
+
+
+def _exact_column(column: FloatArray, starts: IntArray) -> FloatArray | None:
+    """Add up runs of one column; with so few numbers Python's exact sum is faster than arrays."""
+    numbers = column.tolist()
+    bounds = [*starts.tolist(), len(numbers)]
+    try:
+        return np.array([math.fsum(numbers[a:b]) for a, b in itertools.pairwise(bounds)])
+    except (OverflowError, ValueError):  # infinities of both signs, or a sum beyond them
+        return None
 
 
 class _Mean(_Sum):

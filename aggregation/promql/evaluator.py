@@ -556,10 +556,11 @@ class _Groups:
         # Names that don't count are only looked at where the grouping would see them.
         sees_name = not self._without and not names.isdisjoint(self._naming.dropped)
         rows = self._naming.visible(block) if sees_name else block.labels
+        # Lists, not generators: this runs once per series and is half of a small instant query.
         if self._without:
-            keys = (Labels(pair for pair in labels if pair[0] not in names) for labels in rows)
+            keys = [Labels([pair for pair in labels if pair[0] not in names]) for labels in rows]
         else:
-            keys = (Labels(pair for pair in labels if pair[0] in names) for labels in rows)
+            keys = [Labels([pair for pair in labels if pair[0] in names]) for labels in rows]
         numbers = [known.setdefault(key, len(known)) for key in keys]
         if sees_name and block.nameless.any():
             flagged = zip(numbers, block.nameless.tolist(), strict=True)

@@ -31,11 +31,11 @@ def signature(matching: VectorMatching) -> Signature:
     if matching.on:
         if not names:
             return lambda labels: Labels()
-        return lambda labels: Labels(pair for pair in labels if pair[0] in names)
+        return lambda labels: Labels([pair for pair in labels if pair[0] in names])
     # Type and unit count even where they belong to the name: what is measured in different units
     # does not match.
     names.add(METRIC_NAME)
-    return lambda labels: Labels(pair for pair in labels if pair[0] not in names)
+    return lambda labels: Labels([pair for pair in labels if pair[0] not in names])
 
 
 def _numbered(
