@@ -63,8 +63,12 @@ class _Checker:
             case Binary():
                 first, chain = spine(expr)
                 lhs = self.visit(first)
+                # Carried along: a chain's type is found at its far end.
+                kind = lhs.type
                 for node in chain:
-                    lhs = self.binary(node, lhs)
+                    lhs = self.binary(node, lhs, kind)
+                    if lhs.rhs.type is not ValueType.SCALAR:
+                        kind = ValueType.VECTOR
                 return lhs
             case Call():
                 return self.call(expr)
@@ -119,13 +123,14 @@ class _Checker:
             param = self.expect(param, wanted, "aggregation parameter")
         return replace(node, expr=inner, param=param)
 
-    def binary(self, node: Binary, lhs: Expr) -> Binary:
-        """Check one operator, whose left operand has been checked already."""
+    def binary(self, node: Binary, lhs: Expr, left: ValueType) -> Binary:
+        """Check one operator, whose left operand has been checked already and has type ``left``."""
         rhs = self.visit(node.rhs)
+        right = rhs.type
         matching, op = node.matching, node.op
         assert matching is not None, "the parser always sets it"
-        scalars = lhs.type is ValueType.SCALAR and rhs.type is ValueType.SCALAR
-        vectors = lhs.type is ValueType.VECTOR and rhs.type is ValueType.VECTOR
+        scalars = left is ValueType.SCALAR and right is ValueType.SCALAR
+        vectors = left is ValueType.VECTOR and right is ValueType.VECTOR
         if node.return_bool and op not in COMPARISONS:
             self.fail_at_operator(node, "bool modifier can only be used on comparison operators")
         if op in COMPARISONS and not node.return_bool and scalars:
@@ -133,8 +138,8 @@ class _Checker:
         if op in SET_OPERATORS and matching.cardinality is Cardinality.ONE_TO_ONE:
             matching = replace(matching, cardinality=Cardinality.MANY_TO_MANY)
         self.labels_once(node, matching)
-        for operand in (lhs, rhs):
-            if operand.type not in _OPERANDS:
+        for operand, kind in ((lhs, left), (rhs, right)):
+            if kind not in _OPERANDS:
                 self.fail(
                     operand, "binary expression must contain only scalar and instant vector types"
                 )
