@@ -11,7 +11,7 @@ import numpy as np
 from ..config.selector import Matcher, MatchOp
 from ..config.settings import StorageLimits
 from .errors import SeriesRefused
-from .frame import RefArray
+from .frame import BoolArray, RefArray
 from .model import METRIC_NAME, Kind, Labels, Series
 
 _SEPARATOR: Final = "\x1f"
@@ -133,15 +133,30 @@ class Index:
         self._selections[key] = (version, refs)
         return refs
 
-    def label_names(self) -> list[str]:
-        return sorted(self._postings)
+    def label_names(self, among: BoolArray | None = None) -> list[str]:
+        """Return all label names, or those of some series: ``among`` tells them by number."""
+        if among is None:
+            return sorted(self._postings)
+        return sorted(
+            name
+            for name, values in list(self._postings.items())
+            if any(_has_any(refs, among) for refs in list(values.values()))
+        )
 
-    def label_values(self, name: str) -> list[str]:
-        return sorted(self._postings.get(name, ()))
+    def label_values(self, name: str, among: BoolArray | None = None) -> list[str]:
+        """Return all values of a label, or those among some series."""
+        values = self._postings.get(name, {})
+        if among is None:
+            return sorted(values)
+        return sorted(value for value, refs in list(values.items()) if _has_any(refs, among))
 
     def label_cardinality(self) -> dict[str, int]:
         """Number of distinct values by label name."""
         return {name: len(values) for name, values in self._postings.items()}
+
+    def value_cardinality(self, name: str) -> dict[str, int]:
+        """Number of series by value of a label."""
+        return {value: len(refs) for value, refs in list(self._postings.get(name, {}).items())}
 
     def metric_cardinality(self) -> dict[str, int]:
         """Number of series by metric name."""
@@ -239,3 +254,8 @@ class Index:
         merged = np.concatenate([np.array(refs, np.uint32) for refs in postings])
         merged.sort()
         return merged
+
+
+def _has_any(refs: list[int], among: BoolArray) -> bool:
+    numbers = np.array(refs, np.uint32)
+    return bool(among[numbers[numbers < len(among)]].any())

@@ -104,7 +104,7 @@ def chunk_rows(
         for row, ref in enumerate(refs[low : low + _PIECE].tolist()):
             if not every[row]:
                 data = encode_chunk(piece[row], some[row], pco=pco and HAS_PCODEC)
-                yield _chunk_row(block_key, ref, data)
+                yield chunk_row(block_key, ref, data)
 
 
 def seal_points(points: Points, parts: PartNumbers, *, pco: bool = True) -> list[SealedBlock]:
@@ -135,7 +135,7 @@ def points_chunk(
     block_key: int, ref: int, ts_ms: IntArray, values: FloatArray, *, pco: bool = True
 ) -> ChunkRow:
     """Encode one series with its own times for a block of points."""
-    return _chunk_row(block_key, ref, encode_points(ts_ms, values, pco=pco))
+    return chunk_row(block_key, ref, encode_points(ts_ms, values, pco=pco))
 
 
 def points_block(
@@ -219,7 +219,8 @@ def _block_key(group: int, window: int, parts: PartNumbers) -> int:
     raise StorageError(f"the day from window {window} has no room for another part; compact it")
 
 
-def _chunk_row(block_key: int, ref: int, data: bytes) -> ChunkRow:
+def chunk_row(block_key: int, ref: int, data: bytes) -> ChunkRow:
+    """Return the row of one series' chunk in a block."""
     key = block_key & ~0xFFFFFFFF | ref
     return key, block_key, crc(data, key), data
 

@@ -17,7 +17,7 @@ from .codec import decode_chunk, decode_ints
 from .errors import StorageError
 from .frame import ABSENT, BoolArray, FloatArray, Frame, IntArray, RefArray, is_absent
 from .head import HeadView, PointsView
-from .keys import POINTS_GROUP, REF_MAX, day_bounds, day_of, rollup_key
+from .keys import POINTS_GROUP, REF_MAX, day_bounds, day_of, rollup_key, split_rollup_key
 from .labels import Index
 from .model import Series
 from .seal import decode_points, decode_refs
@@ -119,10 +119,12 @@ class Querier:
         self, tier: int, refs: RefArray, days: Sequence[int]
     ) -> Iterator[tuple[int, int, bytes]]:
         """Yield (day, series, row) of the rollup rows that exist, days in the order given."""
-        for day in days:
-            keys = [rollup_key(tier, day, ref) for ref in refs.tolist()]
-            for key, data in self._rows(_ROLLUPS, keys, "rollup"):
-                yield day, key & REF_MAX, data
+        members = refs.tolist()
+        keys = [rollup_key(tier, day, ref) for day in days for ref in members]
+        for low in range(0, len(keys), _IN_MAX):
+            for key, data in self._rows(_ROLLUPS, keys[low : low + _IN_MAX], "rollup"):
+                _, day, ref = split_rollup_key(key)
+                yield day, ref, data
 
     def members(self, block: Block) -> RefArray:
         """Return the series, rising, that a block of points has chunks of."""
@@ -133,6 +135,26 @@ class Querier:
         """Return the series, rising, whose home is one of some groups."""
         homes = np.isin(self._groups_of, list(groups)) & (self._groups_of > 0)
         return np.flatnonzero(homes).astype(np.uint32)
+
+    def between(self, min_ms: int, max_ms: int) -> RefArray:
+        """
+        Return the series, rising, that may have samples with ``min_ms <= t <= max_ms``, as far as
+        that can be told without reading chunks: all of a group that had ticks then.
+        """
+        bare = self.compacted - self.catalogue.days
+        if any(min_ms <= day_bounds(day)[1] and day_bounds(day)[0] <= max_ms for day in bare):
+            return np.flatnonzero(self._groups_of).astype(np.uint32)  # only rollups are left
+        blocks = [b for b in self.catalogue if b.min_ms <= max_ms and b.max_ms >= min_ms]
+        groups = {block.group for block in blocks}
+        for number, head in self._heads.items():
+            low, high = _clip(head.ts_ms[: head.ticks], min_ms, max_ms)
+            if low < high:
+                groups.add(number)
+        found = [self.of_groups(groups - {POINTS_GROUP})]
+        found += [self.members(block) for block in blocks if block.group == POINTS_GROUP]
+        pointed = self._points_head.refs_between(min_ms, max_ms)
+        found.append(np.fromiter(pointed, np.uint32, len(pointed)))
+        return np.unique(np.concatenate(found))
 
     @cached_property
     def days(self) -> list[int]:
