@@ -83,7 +83,7 @@ def open_writer(path: Path, durability_full: bool = False) -> sqlite3.Connection
     """
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        _refuse_newer(path)
+        _look_at_version(path)
         connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, cached_statements=64
         )
@@ -92,7 +92,7 @@ def open_writer(path: Path, durability_full: bool = False) -> sqlite3.Connection
     except sqlite3.Error as error:
         raise translate(error, path) from error
     try:
-        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        version = _version(connection, path)
         if version == 0:
             # Both only take effect before the first table.
             connection.execute("PRAGMA page_size=4096")
@@ -116,20 +116,33 @@ def open_writer(path: Path, durability_full: bool = False) -> sqlite3.Connection
     except sqlite3.Error as error:
         connection.close()
         raise translate(error, path) from error
+    except SchemaTooNew:
+        connection.close()
+        raise
     return connection
 
 
-def _refuse_newer(path: Path) -> None:
+def _look_at_version(path: Path) -> None:
     """Look at the version without touching the file: closing a writer carries the log over."""
     if not path.stat().st_size:
         return
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        try:
+            _version(connection, path)
+        except sqlite3.OperationalError as error:
+            # Killed while it was made: only a writer can undo that, and looks again then.
+            if primary_code(error) != sqlite3.SQLITE_READONLY:
+                raise
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > SCHEMA_VERSION:
         raise SchemaTooNew(
             f"{path} has schema {version}, this version knows {SCHEMA_VERSION}; "
             "install the newer Tachograph again or use another data directory"
         )
+    return version
 
 
 def open_reader(path: Path) -> sqlite3.Connection:

@@ -21,6 +21,7 @@ import struct
 import subprocess
 import sys
 import time
+import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -126,6 +127,8 @@ def main() -> None:
         if pid == 0:
             try:
                 asyncio.run(feed(Path(directory), int(first)))
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(1)
         print(pid, flush=True)
@@ -171,15 +174,17 @@ class Killer:
     def __exit__(self, *_: object) -> None:
         self._feeder.communicate()
 
-    def kill(self) -> None:
+    def kill(self, longest_s: float | None = None) -> None:
         """Start a child and kill it at a random moment: opening, appending, sealing, tidying."""
+        if longest_s is None:
+            longest_s = self._random.choice([0.03, 0.15, 0.4])
         stdin, stdout = self._feeder.stdin, self._feeder.stdout
         assert stdin is not None
         assert stdout is not None
         stdin.write(f"{self.data} {self._next}\n")
         stdin.flush()
         pid = int(stdout.readline())
-        time.sleep(self._random.choice([0.03, 0.15, 0.4]) * self._random.random() + 0.002)
+        time.sleep(self._random.random() * longest_s)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         code = int(stdout.readline())
@@ -192,6 +197,12 @@ class Killer:
             return -1
         whole = len(data) // _ACK.size * _ACK.size
         return max((n for (n,) in _ACK.iter_unpack(data[:whole])), default=-1)
+
+    def start_anew(self) -> None:
+        """Forget the directory: the next child makes its database first."""
+        shutil.rmtree(self.data, ignore_errors=True)
+        Path(f"{self.data}.acks").unlink(missing_ok=True)
+        self._next = 0
 
     async def check(self) -> Outcome:
         """Look at a copy of what is left; the next child recovers the original itself."""
