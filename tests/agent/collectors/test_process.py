@@ -116,7 +116,7 @@ async def test_our_own_process_is_reported_under_the_usual_names() -> None:
     tick = sink.groups["process/tachograph"].last
     assert {labels.get("process") for labels in tick} == {"tachograph"}
     found = last(sink, "tachograph")
-    assert found["up"] == found["count"] == 1
+    assert found["up"] == found["members"] == 1
     assert found["cpu_seconds_total user"] > 0
     assert found["virtual_memory_bytes"] > found["resident_memory_bytes"] > 1e6
     assert 0 < found["open_fds"] < found["max_fds"]
@@ -148,7 +148,7 @@ async def test_processes_of_one_name_are_added_up() -> None:
     found = last(sink)
     assert {word: found[word] for word in found if "connections" not in word} == {
         "up": 1,
-        "count": 2,
+        "members": 2,
         "cpu_seconds_total user": 3.75,
         "resident_memory_bytes": 300,
         "open_fds": 40,
@@ -196,7 +196,7 @@ async def test_a_process_that_ended_between_search_and_first_look_is_passed_over
     )  # fmt: skip
     await source.collect(0)
     await source.close()
-    assert last(sink)["count"] == 1
+    assert last(sink)["members"] == 1
 
 
 async def test_a_process_that_is_missing_is_down_and_no_failure(
@@ -207,7 +207,7 @@ async def test_a_process_that_is_missing_is_down_and_no_failure(
     source = source_of(system, sink)
     for ts_ms in range(3):
         await source.collect(ts_ms)
-    assert last(sink) == {"up": 0, "count": 0}
+    assert last(sink) == {"up": 0, "members": 0}
     assert system.searches == 3
 
     system.start(7, resident=100)
@@ -216,7 +216,7 @@ async def test_a_process_that_is_missing_is_down_and_no_failure(
     system.end(7)
     await source.collect(4)
     await source.close()
-    assert last(sink) == {"up": 0, "count": 0}
+    assert last(sink) == {"up": 0, "members": 0}
     ended = sum(is_stale(np.array(list(sink.groups["process/web"].last.values()))))
     assert ended == 1 + 9  # memory and connections
     assert [record.message for record in caplog.records] == [
@@ -249,7 +249,7 @@ async def test_new_processes_of_the_name_are_found_within_a_minute() -> None:
     counts = []
     for ts_ms in range(1, 8):
         await source.collect(ts_ms)
-        counts.append(last(sink)["count"])
+        counts.append(last(sink)["members"])
     await source.close()
     assert counts == [1, 1, 1, 1, 1, 2, 2]
     assert system.searches == 2
@@ -290,7 +290,7 @@ async def test_connections_that_may_not_be_counted_are_left_out(
     for ts_ms in range(3):
         await source.collect(ts_ms)
     await source.close()
-    assert last(sink) == {"up": 1, "count": 1, "resident_memory_bytes": 1}
+    assert last(sink) == {"up": 1, "members": 1, "resident_memory_bytes": 1}
     assert len(caplog.records) == 1
 
 
