@@ -53,7 +53,7 @@ async def test_the_agent_scrapes_a_node_exporter(tmp_path: Path) -> None:
                 while True:
                     answer = await _json(points, match='up{job="node"}')
                     rows = answer["data"]["result"]
-                    if rows and ["1", "1"] == [value for _, value in rows[0]["values"]][-2:]:
+                    if rows and [value for _, value in rows[0]["values"]][-2:] == ["1", "1"]:
                         break
                     await asyncio.sleep(0.1)
             (row,) = rows
