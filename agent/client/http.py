@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from .address import default_namespace
 from .default import REGISTRY
 from .metrics import BYTES
 from .registry import Registry
@@ -43,8 +42,7 @@ class HttpMetrics:
         exclude: str | None = EXCLUDED,
     ) -> None:
         self.registry = registry or REGISTRY
-        self.namespace = default_namespace() if namespace is None else namespace
-        prefix = f"{self.namespace}_" if self.namespace else ""
+        prefix = self.registry.prefix(namespace)
         define = self.registry
         route = ("method", "endpoint")
         self.requests = define.counter(

@@ -87,6 +87,10 @@ class Metric(Generic[S]):
         except (KeyError, TypeError):
             return self._resolve(values, named)
 
+    def labels_of(self, values: tuple[str, ...]) -> S:
+        """Return the series of label values in a tuple; of none, for a metric without labels."""
+        return self.labels(*values) if values else self._only
+
     def remove(self, *values: Any) -> None:
         """Forget the series of these label values; the agent ends it when nobody else has it."""
         with self.registry.lock:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from threading import RLock
 from typing import Any, Final, TypeVar
 
+from .address import default_namespace
 from .metrics import (
     GAUGE_MODES,
     SECONDS,
@@ -98,6 +99,7 @@ class Registry:
         self._metrics: dict[str, Metric[Any]] = {}
         self._hooks: dict[object, Callable[[], None]] = {}
         self._fork_hooks: list[Callable[[], None]] = []
+        self._done: set[object] = set()
         self._buried: deque[tuple[Metric[Any], tuple[str, ...], Drainable]] = deque(
             maxlen=_BURIED_MAX
         )
@@ -180,6 +182,25 @@ class Registry:
         metric = self._define(Gauge, name, help, tuple(facts), "", mode="max")
         metric.labels(*facts.values()).set(1.0)
         return metric
+
+    def adopt(
+        self, kind: type[M], name: str, help: str, labels: Sequence[str], **options: Any
+    ) -> M:
+        """Define a metric that is somebody else's: its name is as it is. Raises as the others."""
+        return self._define(kind, name, help, labels, "", is_linted=False, **options)
+
+    def prefix(self, namespace: str | None) -> str:
+        """What names of ready-made metrics begin with."""
+        namespace = default_namespace() if namespace is None else namespace
+        return f"{namespace}_" if namespace else ""
+
+    def is_first(self, key: object) -> bool:
+        """Whether this is the first time that somebody asks so; for what may be done only once."""
+        with self.lock:
+            if key in self._done:
+                return False
+            self._done.add(key)
+            return True
 
     def get(self, name: str) -> Metric[Any] | None:
         return self._metrics.get(name)
@@ -338,7 +359,15 @@ class Registry:
         return len(self._metrics) + 1
 
     def _define(
-        self, kind: type[M], name: str, help: str, labels: Sequence[str], unit: str, **options: Any
+        self,
+        kind: type[M],
+        name: str,
+        help: str,
+        labels: Sequence[str],
+        unit: str,
+        *,
+        is_linted: bool = True,
+        **options: Any,
     ) -> M:
         if isinstance(labels, str):
             raise ValueError(f"{name}: labels are a list of names, not the text {labels!r}")
@@ -350,7 +379,7 @@ class Registry:
             if known is None:
                 metric = kind(self, self._next_metric(), name, help, labels, **options)
                 self._metrics[name] = metric
-                lint = name_lint(name, kind.type, unit)
+                lint = name_lint(name, kind.type, unit) if is_linted else ""
                 if lint and self._next_metric() <= _LINTS_SHOWN:
                     warnings.warn(lint, MetricNameWarning, stacklevel=4)
                 return metric
