@@ -43,7 +43,9 @@ In ``gap`` and ``step`` the first bucket, which has none before it, repeats the 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 import numpy as np
@@ -65,6 +67,9 @@ _SMALL_MAX: Final = 32
 _SNAP: Final = 2.0**-46
 
 _HEADER: Final = struct.Struct("<I")
+_POWERS: Final = np.array(POWERS)
+#: What differs between the headers of rows that are decoded together.
+_UNIT: Final = 0x3FF << 18
 _SHIFTS: Final = np.arange(0, 70, 7, dtype=np.uint64)
 
 
@@ -83,41 +88,31 @@ def encode_day(
     k = len(buckets)
     exponent, shift, values = _integers(buckets, keep_resets)
     first, last, low, high, total, resets = values
-    gap, step = _since_last(buckets.first_ms, buckets.last_ms), _since_last(first, last)
-    span = buckets.last_ms - buckets.first_ms
-    several = buckets.count > 1
-    intervals = span[several] // (buckets.count[several] - 1) if several.any() else gap
-    interval = int(np.sort(intervals)[len(intervals) // 2])
-    if k == 1:
-        gap[0] = interval
-    columns = [
-        buckets.count,
-        gap - interval,
-        span - (buckets.count - 1) * interval,
-        step,
-        last - first,
-        np.minimum(first, last) - low,
-        high - np.maximum(first, last),
-        total,
-        resets,
-    ]
+    columns = np.empty((_COLUMNS, k), np.int64)
+    interval = _times(buckets, columns)
+    columns[3] = _since_last(first, last)
+    np.subtract(last, first, out=columns[4])
+    np.subtract(np.minimum(first, last), low, out=columns[5])
+    np.subtract(high, np.maximum(first, last), out=columns[6])
+    columns[7], columns[8] = total, resets
     header = exponent << 18 | shift << 22 | (_HAS_RESETS if keep_resets else 0)
-    start_ms = int(buckets.first_ms[0]) - day * DAY_MS
-    numbers = [np.array((k, interval, start_ms, first[0]), np.int64)]
+    numbers = [k, interval, int(buckets.first_ms[0]) - day * DAY_MS, int(first[0])]
     many: list[IntArray] = []
-    for place, column in enumerate(columns):
-        if (column == column[0]).all():
-            if column[0]:
-                header |= _ONE << 2 * place
-                numbers.append(column[:1])
-        else:
+    leads: list[int] = columns[:, 0].tolist()
+    is_same: list[bool] = (columns == columns[:, :1]).all(axis=1).tolist()
+    for place, lead in enumerate(leads):
+        if not is_same[place]:
             header |= _MANY << 2 * place
-            many.append(column)
+            many.append(columns[place])
+        elif lead:
+            header |= _ONE << 2 * place
+            numbers.append(lead)
     if k <= _SMALL_MAX:
-        return _HEADER.pack(header | _SMALL) + _to_varints(np.concatenate(numbers + many))
+        body = np.concatenate((np.array(numbers, np.int64), *many))
+        return _HEADER.pack(header | _SMALL) + _to_varints(body)
     blobs = [encode_ints(column, delta=False, pco=pco) for column in many]
-    numbers.append(np.array([len(blob) for blob in blobs], np.int64))
-    return b"".join((_HEADER.pack(header), _to_varints(np.concatenate(numbers)), *blobs))
+    numbers += map(len, blobs)
+    return b"".join((_HEADER.pack(header), _to_varints(np.array(numbers, np.int64)), *blobs))
 
 
 def decode_day(blob: bytes, tier: Tier, day: int) -> Buckets:
@@ -137,25 +132,70 @@ def decode_days(rows: Sequence[tuple[int, bytes]], tier: Tier) -> Buckets:
     Raises:
         CodecError: A row is damaged.
     """
-    alike: dict[bytes, tuple[list[int], list[bytes]]] = {}
-    parts = []
-    for day, blob in rows:
-        if len(blob) <= _HEADER.size:
-            raise CodecError("damaged rollup: it ends within the header")
-        if blob[3] & _SMALL >> 24:
-            # Same header and same k (k <= 32 is one byte): the same numbers in the same places.
-            days, blobs = alike.setdefault(blob[: _HEADER.size + 1], ([], []))
-            days.append(day)
-            blobs.append(blob)
-        else:
-            parts.append(_decode_large(blob, tier, day))
-    parts += [_decode_small(blobs, tier, days) for days, blobs in alike.values()]
-    if len(parts) == 1:
-        return parts[0]
-    return merge(parts) if parts else empty()
+    found, damaged = decode_rows([(0, day, blob) for day, blob in rows], tier)
+    if damaged:
+        raise CodecError(f"damaged rollup of day {damaged[0][1]}")
+    return found.get(0, empty())
+
+
+def decode_rows(
+    rows: Iterable[tuple[int, int, bytes]], tier: Tier
+) -> tuple[dict[int, Buckets], list[tuple[int, int]]]:
+    """
+    Decode rows of several series, ``(series, day, blob)``, in any order.
+
+    Returns:
+        One run of buckets by series, and series and day of each row that is damaged.
+    """
+    # Rows of one shape have the same numbers in the same places: a few calls decode all of them.
+    shapes: dict[tuple[int, int], list[tuple[int, int, bytes]]] = {}
+    damaged = []
+    for row in sorted(rows, key=itemgetter(0, 1)):
+        try:
+            shapes.setdefault(_shape(row[2]), []).append(row)
+        except CodecError:
+            damaged.append(row[:2])
+    parts: dict[int, list[Buckets]] = {}
+    for (_, k), alike in shapes.items():
+        try:
+            stack = _decode([blob for _, _, blob in alike], tier, [day for _, day, _ in alike])
+        except CodecError:
+            # One of them is bad; alone, it takes no other with it.
+            for ref, day, blob in alike:
+                try:
+                    parts.setdefault(ref, []).append(_decode([blob], tier, [day]))
+                except CodecError:
+                    damaged.append((ref, day))
+            continue
+        at = 0
+        for ref, those in groupby(alike, itemgetter(0)):
+            end = at + k * sum(1 for _ in those)
+            parts.setdefault(ref, []).append(stack[at:end])
+            at = end
+    found = {ref: merge(each) for ref, each in parts.items() if each}
+    return found, damaged
 
 
 # --- Encoding ---------------------------------------------------------------------------------
+
+
+def _times(buckets: Buckets, columns: IntArray) -> int:
+    """Fill in the columns of counts and times; return the usual interval."""
+    count, span = buckets.count, buckets.last_ms - buckets.first_ms
+    gap = _since_last(buckets.first_ms, buckets.last_ms)
+    steps = count - 1
+    if steps.all():
+        intervals = span // steps
+    else:
+        several = steps > 0
+        intervals = span[several] // steps[several] if several.any() else gap
+    interval = int(np.sort(intervals)[len(intervals) // 2])
+    if len(gap) == 1:
+        gap[0] = interval
+    columns[0] = count
+    np.subtract(gap, interval, out=columns[1])
+    np.subtract(span, steps * interval, out=columns[2])
+    return interval
 
 
 def _integers(buckets: Buckets, keep_resets: bool) -> tuple[int, int, list[IntArray]]:
@@ -163,25 +203,35 @@ def _integers(buckets: Buckets, keep_resets: bool) -> tuple[int, int, list[IntAr
     Return exponent, shift and, as integers of that unit, first, last, min, max, what the sum is off
     its estimate, and resets.
     """
-    resets = buckets.resets if keep_resets else np.zeros(len(buckets))
+    k = len(buckets)
     values = np.concatenate((buckets.first, buckets.last, buckets.min, buckets.max))
+    no_drops = not (keep_resets and buckets.resets.any())
     found = decimal_scale(values)
     if found is not None:
         # Samples inside the buckets may have more decimals than those at their ends.
         for exponent in range(found[1], min(found[1] + 4, len(POWERS))):
-            ints = found[0] * 10 ** (exponent - found[1])
-            total = _snap(buckets.sum, POWERS[exponent], buckets)
-            drops = _snap(resets, POWERS[exponent], buckets)
-            if total is None or drops is None or (ints / POWERS[exponent] != values).any():
+            ints = found[0]
+            if exponent > found[1]:
+                ints = ints * 10 ** (exponent - found[1])
+                if (ints / POWERS[exponent] != values).any():
+                    continue
+            power = POWERS[exponent]
+            total = _snap(buckets.sum, power, buckets)
+            drops = np.zeros(k, np.int64) if no_drops else _snap(buckets.resets, power, buckets)
+            if total is None or drops is None:
                 continue
-            columns = [*ints.reshape(4, -1), total, drops]
-            common = int(np.bitwise_or.reduce(np.concatenate(columns)))
+            columns = [*ints.reshape(4, k), total, drops]
+            common = 0
+            for column in (ints, total, drops):
+                common |= int(np.bitwise_or.reduce(column))
             shift = (common & -common).bit_length() - 1 if common else 0
-            columns = [column >> shift for column in columns]
-            columns[4] -= _estimate(buckets.count, *columns[:4])
+            if shift:
+                columns = [column >> shift for column in columns]
+            columns[4] = columns[4] - _estimate(buckets.count, *columns[:4])
             return exponent, shift, columns
-    columns = [_ordered(column) for column in (*values.reshape(4, -1), buckets.sum, resets)]
-    columns[4] -= _ordered(_float_estimate(buckets.count, *values.reshape(4, -1)))
+    resets = np.zeros(k) if no_drops else buckets.resets
+    columns = [_ordered(column) for column in (*values.reshape(4, k), buckets.sum, resets)]
+    columns[4] -= _ordered(_float_estimate(buckets.count, *values.reshape(4, k)))
     return _BITS, 0, columns
 
 
@@ -240,76 +290,105 @@ def _to_varints(numbers: IntArray) -> bytes:
 # --- Decoding ---------------------------------------------------------------------------------
 
 
-def _decode_large(blob: bytes, tier: Tier, day: int) -> Buckets:
+def _shape(blob: bytes) -> tuple[int, int]:
+    """Return what is the same in the headers of rows that can be decoded together, and ``k``."""
+    if len(blob) <= _HEADER.size:
+        raise CodecError("damaged rollup: it ends within the header")
     (header,) = _HEADER.unpack_from(blob)
-    kinds = _kinds(header)
-    many = kinds.count(_MANY)
-    needed = 4 + kinds.count(_ONE) + many
-    numbers, ends = _from_varints(blob[_HEADER.size : _HEADER.size + 10 * needed], needed)
-    if len(numbers) < needed:
-        raise CodecError("damaged rollup: it ends within the numbers")
-    k = int(numbers[0])
-    if not 0 < k <= DAY_MS // tier.width_ms:
-        raise CodecError(f"damaged rollup: {k} buckets in a day")
-    lengths = numbers[needed - many : needed].tolist()
-    at = _HEADER.size + int(ends[needed - 1])
-    if min(lengths, default=0) < 0 or at + sum(lengths) != len(blob):
-        raise CodecError("damaged rollup: it has not the length it should have")
-    ones = iter(numbers[4:].tolist())
-    columns = []
+    exponent = header >> 18 & 15
+    if header >> 30 or len(POWERS) <= exponent < _BITS:
+        raise CodecError(f"damaged rollup: header {header:#x}")
+    (k,), _ = _front(blob, 1)
+    # Two rows with short decimals may have other units; those with bits of floats are none.
+    return header & ~_UNIT | (exponent == _BITS) << 30, k
+
+
+def _decode(blobs: Sequence[bytes], tier: Tier, days: Sequence[int]) -> Buckets:
+    """Decode rows of one shape, one after the other."""
+    shape, k = _shape(blobs[0])
+    kinds = [shape >> 2 * place & 3 for place in range(_COLUMNS)]
+    if max(kinds) > _MANY or not 0 < k <= DAY_MS // tier.width_ms:
+        raise CodecError(f"damaged rollup: {k} buckets in a day, kinds of columns {kinds}")
+    headers = np.array([_HEADER.unpack_from(blob)[0] for blob in blobs], np.int64)
+    read = _read_small if shape & _SMALL else _read_large
+    table, many = read(blobs, k, kinds.count(_ONE), kinds.count(_MANY))
+    columns, one = [], 4
     for kind in kinds:
         if kind == _MANY:
-            length = lengths.pop(0)
-            column = decode_ints(blob[at : at + length], k)
+            columns.append(many.pop(0))
+            continue
+        number = table[:, one : one + 1] if kind == _ONE else np.zeros((1, 1), np.int64)
+        columns.append(np.broadcast_to(number, (len(blobs), k)))
+        one += kind
+    return _rebuild(headers, table[:, :4], columns, tier, days)
+
+
+def _read_large(
+    blobs: Sequence[bytes], k: int, ones: int, manys: int
+) -> tuple[IntArray, list[IntArray]]:
+    """Return the numbers at the front of each row, and ``[rows, k]`` of each varying column."""
+    needed = 4 + ones + manys
+    table = np.empty((len(blobs), needed), np.int64)
+    columns = [np.empty((len(blobs), k), np.int64) for _ in range(manys)]
+    for row, blob in enumerate(blobs):
+        numbers, at = _front(blob, needed)
+        lengths = numbers[needed - manys :]
+        if min(lengths, default=0) < 0 or at + sum(lengths) != len(blob):
+            raise CodecError("damaged rollup: it has not the length it should have")
+        table[row] = numbers
+        for column, length in zip(columns, lengths, strict=True):
+            column[row] = decode_ints(blob[at : at + length], k)
             at += length
-        else:
-            column = np.full(k, next(ones) if kind == _ONE else 0, np.int64)
-        columns.append(column.reshape(1, k))
-    return _rebuild(header, numbers[np.newaxis, :4], columns, tier, [day])
+    return table, columns
 
 
-def _decode_small(blobs: Sequence[bytes], tier: Tier, days: Sequence[int]) -> Buckets:
-    """Decode rows with the same header and number of buckets."""
-    (header,) = _HEADER.unpack_from(blobs[0])
-    kinds = _kinds(header)
-    k = blobs[0][_HEADER.size] >> 1
-    if not 0 < k <= DAY_MS // tier.width_ms:
-        raise CodecError(f"damaged rollup: {k} buckets in a day")
+def _read_small(
+    blobs: Sequence[bytes], k: int, ones: int, manys: int
+) -> tuple[IntArray, list[IntArray]]:
+    """As :func:`_read_large`, for rows that are varints alone."""
+    needed = 4 + ones + k * manys
     bodies = [blob[_HEADER.size :] for blob in blobs]
-    needed = 4 + kinds.count(_ONE) + k * kinds.count(_MANY)
     numbers, ends = _from_varints(b"".join(bodies), needed * len(blobs))
     bounds = np.cumsum([len(body) for body in bodies])
     if len(numbers) != needed * len(blobs) or (ends[needed - 1 :: needed] != bounds).any():
         raise CodecError("damaged rollup: it has not the length it should have")
     table = numbers.reshape(len(blobs), needed)
-    one, many = 4, 4 + kinds.count(_ONE)
-    columns = []
-    for kind in kinds:
-        if kind == _MANY:
-            columns.append(table[:, many : many + k])
-            many += k
-        else:
-            number = table[:, one : one + 1] if kind == _ONE else np.zeros((1, 1), np.int64)
-            one += kind
-            columns.append(np.broadcast_to(number, (len(blobs), k)))
-    return _rebuild(header, table[:, :4], columns, tier, days)
+    first = 4 + ones
+    return table, [table[:, first + k * at : first + k * (at + 1)] for at in range(manys)]
 
 
-def _kinds(header: int) -> list[int]:
-    kinds = [header >> 2 * place & 3 for place in range(_COLUMNS)]
-    exponent = header >> 18 & 15
-    if header >> 30 or max(kinds) > _MANY or len(POWERS) <= exponent < _BITS:
-        raise CodecError(f"damaged rollup: header {header:#x}")
-    return kinds
+def _front(blob: bytes, count: int) -> tuple[list[int], int]:
+    """Read some numbers behind the header; also return where the last one ends."""
+    numbers = []
+    at = _HEADER.size
+    for _ in range(count):
+        number = shift = 0
+        while True:
+            if at >= len(blob) or shift > 63:
+                raise CodecError("damaged rollup: it ends within the numbers")
+            digit = blob[at]
+            at += 1
+            number |= (digit & 0x7F) << shift
+            shift += 7
+            if digit < 0x80:
+                break
+        number &= 0xFFFF_FFFF_FFFF_FFFF
+        numbers.append(number >> 1 ^ -(number & 1))
+    return numbers, at
 
 
 def _rebuild(
-    header: int, numbers: IntArray, columns: list[IntArray], tier: Tier, days: Sequence[int]
+    headers: IntArray,
+    numbers: IntArray,
+    columns: Sequence[IntArray],
+    tier: Tier,
+    days: Sequence[int],
 ) -> Buckets:
     """
     Turn residuals back into buckets.
 
     Args:
+        headers: ``[rows]``, alike but for the unit.
         numbers: ``[rows, 4]``, the first varints of each row.
         columns: ``[rows, k]`` each.
         days: That of each row.
@@ -332,23 +411,28 @@ def _rebuild(
     first = _run(numbers[:, 3:4], step, change)
     last = first + change
     low, high = np.minimum(first, last) - below, np.maximum(first, last) + above
-    floats = [_floats(header, ints) for ints in (first, last, low, high)]
-    if header >> 18 & 15 == _BITS:
+    floats = [_floats(headers, ints) for ints in (first, last, low, high)]
+    if headers[0] >> 18 & 15 == _BITS:
         total = total + _ordered(_float_estimate(count, *floats))
     else:
         total = total + _estimate(count, first, last, low, high)
-    has_resets = header & _HAS_RESETS
+    if not headers[0] & _HAS_RESETS:
+        drops = np.full(count.shape, np.nan)
+    elif resets.any():
+        drops = _floats(headers, resets)
+    else:
+        drops = np.zeros(count.shape)
     return Buckets(
         index=index.ravel(),
         count=count.ravel(),
-        sum=_floats(header, total).ravel(),
+        sum=_floats(headers, total).ravel(),
         min=floats[2].ravel(),
         max=floats[3].ravel(),
         first=floats[0].ravel(),
         last=floats[1].ravel(),
         first_ms=first_ms.ravel(),
         last_ms=last_ms.ravel(),
-        resets=_floats(header, resets).ravel() if has_resets else np.full(count.size, np.nan),
+        resets=drops.ravel(),
     )
 
 
@@ -360,11 +444,11 @@ def _run(start: IntArray, step: IntArray, change: IntArray) -> IntArray:
     return np.cumsum(begins, axis=1, out=begins)
 
 
-def _floats(header: int, ints: IntArray) -> FloatArray:
-    exponent, shift = header >> 18 & 15, header >> 22 & 63
-    if exponent == _BITS:
+def _floats(headers: IntArray, ints: IntArray) -> FloatArray:
+    exponent, shift = headers[:, np.newaxis] >> 18 & 15, headers[:, np.newaxis] >> 22 & 63
+    if exponent[0, 0] == _BITS:
         return (ints ^ ((ints >> 63) & 0x7FFF_FFFF_FFFF_FFFF)).view(np.float64)
-    values: FloatArray = (ints << shift) / POWERS[exponent]
+    values: FloatArray = (ints << shift if shift.any() else ints) / _POWERS[exponent]
     return values
 
 

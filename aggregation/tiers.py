@@ -8,17 +8,19 @@ from typing import Final
 
 import numpy as np
 
-from ..storage.codec import CodecError
 from ..storage.frame import FloatArray, IntArray, RefArray, is_absent, is_stale
-from ..storage.keys import day_bounds, day_of, rollup_key, split_rollup_key
+from ..storage.keys import DAY_MS, day_bounds, day_of, rollup_key, split_rollup_key
 from ..storage.labels import Index
 from ..storage.model import Kind, Series
 from ..storage.select import Querier
 from .rollup import Aggregate, Buckets, Tier, aggregate, merge, rollup_rows
-from .rollup_codec import decode_days
+from .rollup_codec import decode_rows
 
-#: Series that are worked on at a time.
-_PIECE: Final = 64
+#: What is worked on at a time: series, buckets of all of them (each takes 80 bytes), and series
+#: whose raw samples are read.
+_PIECE: Final = 512
+_PIECE_BUCKETS: Final = 1 << 18
+_PIECE_RAW: Final = 64
 #: How far back the sample before a range is looked for first; nearly all series have one there.
 _NEAR_MS: Final = 600_000
 
@@ -57,8 +59,11 @@ def read_tier(
     """
     refs = readable(querier.index, refs, what)
     min_index, max_index = start_ms // tier.width_ms, (end_ms - 1) // tier.width_ms
-    for low in range(0, len(refs), _PIECE):
-        found = _read(querier, refs[low : low + _PIECE], tier, min_index, max_index)
+    days = sum(day_of(start_ms) <= day <= day_of(end_ms) for day in querier.days)
+    most = days * DAY_MS // tier.width_ms
+    piece = max(1, min(_PIECE, _PIECE_BUCKETS // max(1, most)))
+    for low in range(0, len(refs), piece):
+        found = _read(querier, refs[low : low + piece], tier, min_index, max_index)
         before: dict[int, float] = {}
         if what is Aggregate.INCREASE:
             before = _last_before(querier, found, tier, min_index)
@@ -103,23 +108,14 @@ def _stored(
     querier: Querier, refs: RefArray, tier: Tier, days: Sequence[int]
 ) -> dict[int, list[Buckets]]:
     """Return what the rows of some days hold, by series; damaged ones are noted and left out."""
-    rows: dict[int, list[tuple[int, bytes]]] = {}
-    for day, ref, data in querier.rollup_rows(tier, refs, days):
-        if ref not in querier.dirty(day):
-            rows.setdefault(ref, []).append((day, data))
-    parts: dict[int, list[Buckets]] = {}
-    for ref, each in rows.items():
-        try:
-            parts[ref] = [decode_days(each, tier)]
-        except CodecError:
-            # One bad day must not take the others with it.
-            parts[ref] = []
-            for day, data in each:
-                try:
-                    parts[ref].append(decode_days([(day, data)], tier))
-                except CodecError:
-                    querier.stats.corrupt.append(("rollup", rollup_key(tier, day, ref)))
-    return parts
+    rows = [
+        (ref, day, data)
+        for day, ref, data in querier.rollup_rows(tier, refs, days)
+        if ref not in querier.dirty(day)
+    ]
+    found, damaged = decode_rows(rows, tier)
+    querier.stats.corrupt += [("rollup", rollup_key(tier, day, ref)) for ref, day in damaged]
+    return {ref: [buckets] for ref, buckets in found.items()}
 
 
 def _not_stored(querier: Querier, refs: RefArray, tiers: Sequence[Tier], day: int) -> RefArray:
@@ -135,7 +131,7 @@ def _not_stored(querier: Querier, refs: RefArray, tiers: Sequence[Tier], day: in
 def _from_raw(
     querier: Querier, refs: RefArray, tier: Tier, min_ms: int, max_ms: int
 ) -> Iterator[tuple[int, Buckets]]:
-    for frame in querier.frames(refs, min_ms, max_ms, _PIECE):
+    for frame in querier.frames(refs, min_ms, max_ms, _PIECE_RAW):
         # The daily job goes from tier to tier, and stores decimals as such: its sums and these are
         # rounded differently, by 1e-12 of what is added up at the most.
         rows = rollup_rows(frame.ts_ms, frame.values, tier.width_ms)
@@ -179,7 +175,7 @@ def _last_of_day(
     if day in querier.compacted and max_ms == day_bounds(day)[1]:
         for coarse in dict.fromkeys((Tier.D1, tier)):
             parts = _stored(querier, refs, coarse, [day])
-            found = {ref: float(each[0].last[-1]) for ref, each in parts.items() if each}
+            found = {ref: float(each[0].last[-1]) for ref, each in parts.items()}
             if found:
                 break
     fresh = _not_stored(querier, refs, (Tier.D1, tier), day)
@@ -195,7 +191,7 @@ def _last_of_day(
 def _last_raw(
     querier: Querier, refs: RefArray, min_ms: int, max_ms: int
 ) -> Iterator[tuple[int, float]]:
-    for frame in querier.frames(refs, min_ms, max_ms, _PIECE):
+    for frame in querier.frames(refs, min_ms, max_ms, _PIECE_RAW):
         present = ~(is_absent(frame.values) | is_stale(frame.values))
         last = present.shape[1] - 1 - np.argmax(present[:, ::-1], axis=1)
         for row, series in enumerate(frame.series):

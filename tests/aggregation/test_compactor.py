@@ -134,7 +134,7 @@ def test_every_tier_equals_the_samples_whatever_has_happened(
         try:
             for step in steps:
                 await take(h, step)
-                await h.check(tiers)
+                await h.look(tiers)
             await h.check()
             await h.next_day()
             await h.compact()
@@ -187,12 +187,12 @@ async def test_interrupted_anywhere_all_is_right_and_the_next_run_ends_it(
             await Compactor(h.store, rest=0).run_once()
         interrupted = h.writes.failed
         h.writes.heal()
-        await h.check([Tier.M5, Tier.D1])
+        await h.look([Tier.M5, Tier.D1])
         if nth % 2:
             await h.crash()
-            await h.check([Tier.H1])
+            await h.look([Tier.H1])
         await Compactor(h.store, rest=0).run_once()
-        await h.check()
+        await h.look(Tier)
         await h.check_tidy()
         await h.close()
         if not interrupted:

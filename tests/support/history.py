@@ -14,7 +14,7 @@ from support.clock import ManualClock
 from support.rollups import assert_right, orphans
 from support.store import Samples, bits, crash_copy, refs_of, store_settings, times
 from tachograph.aggregation.compactor import Compactor
-from tachograph.aggregation.rollup import Tier
+from tachograph.aggregation.rollup import Aggregate, Tier
 from tachograph.storage.errors import StoreUnavailable
 from tachograph.storage.frame import STALE_NAN
 from tachograph.storage.keys import day_of
@@ -214,6 +214,12 @@ class History:
         self, tiers: Iterable[Tier] = tuple(Tier), start_ms: int = -1, end_ms: int = 1 << 45
     ) -> None:
         await assert_right(self.store, self.expected, tiers, start_ms, end_ms)
+
+    async def look(self, tiers: Iterable[Tier]) -> None:
+        """As :meth:`check`, at the two aggregates that are likeliest to be wrong."""
+        some = (Aggregate.SUM, Aggregate.INCREASE)
+        await assert_right(self.store, self.expected, tiers, aggregates=some)
+        assert not self.store.stats.corrupt.total()
 
     async def check_tidy(self) -> None:
         """Nothing waits, and nothing is left over."""

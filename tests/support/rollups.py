@@ -108,8 +108,9 @@ def check_tiers(
     tiers: Iterable[Tier] = tuple(Tier),
     start_ms: int = -1,
     end_ms: int = 1 << 45,
+    aggregates: Iterable[Aggregate] = tuple(Aggregate),
 ) -> None:
-    """Hold every aggregate of some tiers, in ``(start_ms, end_ms]``, to what the samples say."""
+    """Hold aggregates of some tiers, in ``(start_ms, end_ms]``, to what the samples say."""
     for tier in tiers:
         wanted: Buckets = {}
         for labels, each in samples.items():
@@ -120,16 +121,21 @@ def check_tiers(
             }
             if buckets:
                 wanted[labels] = buckets
-        check_tier(querier, wanted, tier, start_ms, end_ms)
+        check_tier(querier, wanted, tier, start_ms, end_ms, aggregates)
 
 
 def check_tier(
-    querier: Querier, wanted: Buckets, tier: Tier, start_ms: int = -1, end_ms: int = 1 << 45
+    querier: Querier,
+    wanted: Buckets,
+    tier: Tier,
+    start_ms: int = -1,
+    end_ms: int = 1 << 45,
+    aggregates: Iterable[Aggregate] = tuple(Aggregate),
 ) -> None:
-    """Hold every aggregate of a tier, in ``(start_ms, end_ms]``, to some buckets."""
+    """Hold aggregates of a tier, in ``(start_ms, end_ms]``, to some buckets."""
     refs = querier.index.select(())
     kinds = {series.labels: series.kind for series in querier.index.series()}
-    for what in Aggregate:
+    for what in aggregates:
         found = {
             series.series.labels: dict(
                 zip(series.end_ms.tolist(), series.values.tolist(), strict=True)
@@ -170,11 +176,12 @@ async def assert_right(
     tiers: Iterable[Tier] = tuple(Tier),
     start_ms: int = -1,
     end_ms: int = 1 << 45,
+    aggregates: Iterable[Aggregate] = tuple(Aggregate),
 ) -> None:
     """Hold a store to its samples: raw reads bit by bit, and tiers (see :func:`check_tiers`)."""
 
     def job(querier: Querier) -> Samples:
-        check_tiers(querier, samples, tiers, start_ms, end_ms)
+        check_tiers(querier, samples, tiers, start_ms, end_ms, aggregates)
         return unpack(querier.select((), *ALL_MS))
 
     found = await store.read(job)
