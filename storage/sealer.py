@@ -156,7 +156,7 @@ class Sealer:
                     group.forget_layouts()
             try:
                 await self._committer.commit(flush, waiters)
-            except StorageError:
+            except BaseException:
                 self._thaw(groups, with_points)
                 raise
         waiting = list(groups)
@@ -196,17 +196,17 @@ class Sealer:
             await self.write_chunks(block.chunks)
         today = day_of(self._clock.now_ms())
         compacted = self._ledger.compacted
-        marked = self._marked_day
+        # In their order: of several days of a group the last one counts.
+        marks = {b.block.key: (b.day, hash(tuple(b.refs))) for b in sealed}
+        known = self._marked_day.get(group)
 
         def job(connection: sqlite3.Connection) -> None:
             with transaction(connection):
                 for block in sealed:
                     connection.execute(INSERT_BLOCK, block.row)
                     refs = block.refs
-                    mark = (block.day, hash(tuple(refs)))
-                    if group == POINTS_GROUP or marked.get(group) != mark:
+                    if group == POINTS_GROUP or marks[block.block.key] != known:
                         connection.executemany(_MARK_DAY, [(block.day, r, block.day) for r in refs])
-                        marked[group] = mark
                     # Points of a closed day: its rollups may be written, or be in the making.
                     if block.day in compacted or (group == POINTS_GROUP and block.day < today):
                         connection.executemany(_MARK_DIRTY, [(block.day, ref) for ref in refs])
@@ -216,6 +216,8 @@ class Sealer:
             self._ledger.change(generation, added=[each.block for each in sealed])
 
         await self._writer.run(job)
+        for mark in marks.values():
+            self._marked_day[group] = mark
 
 
 def _empty_journal(connection: sqlite3.Connection, seq: int, first_layout: int) -> None:
