@@ -20,6 +20,7 @@ SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 BYTES: Final = tuple(float(1 << power) for power in range(8, 27, 3))
 #: How the values that several processes have for one gauge become one.
 GAUGE_MODES: Final = ("sum", "max", "min", "last", "worker")
+_PACKAGE: Final = __name__.rpartition(".")[0]
 # Once a metric is full, so many series more may come that differ in their other labels only.
 _OVERFLOW_SERIES: Final = 64
 
@@ -129,7 +130,7 @@ class Metric(Generic[S]):
         with registry.lock:
             limits = registry.limits
             for place, value in enumerate(key):
-                if _is_long(value, limits.label_value_bytes):
+                if not self.is_own and _is_long(value, limits.label_value_bytes):
                     key = (*key[:place], OTHER, *key[place + 1 :])
                     registry.overflowed(self.name, self.label_names[place], self._caller())
             child = self.children.get(key)
@@ -169,7 +170,7 @@ class Metric(Generic[S]):
         """Say which line of the backend asked for the first one too many: ``shop/cart.py:41``."""
         if not self._source:
             frame = sys._getframe(1)
-            while frame.f_back and ".agent.client" in frame.f_globals.get("__name__", ""):
+            while frame.f_back and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
                 frame = frame.f_back
             path = frame.f_code.co_filename.replace("\\", "/").split("/")
             self._source = f"{'/'.join(path[-2:])}:{frame.f_lineno}"

@@ -381,7 +381,7 @@ class Registry:
                 self._metrics[name] = metric
                 lint = name_lint(name, kind.type, unit) if is_linted else ""
                 if lint and self._next_metric() <= _LINTS_SHOWN:
-                    warnings.warn(lint, MetricNameWarning, stacklevel=4)
+                    warnings.warn(lint, MetricNameWarning, stacklevel=3)
                 return metric
             # A second definition costs a throw-away metric, but modules may be loaded twice.
             wanted = kind(_Scratch(), 0, name, help, labels, **options)  # type: ignore[arg-type]

@@ -1,0 +1,342 @@
+"""Metrics in the backend's process: definition, counting, limits, and what never raises."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import threading
+import warnings
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.metered import label_sets, value
+from tachograph.agent.client.names import MetricNameWarning
+from tachograph.agent.client.outbox import Answer, Outbox
+from tachograph.agent.client.registry import Limits, Registry
+
+DROPPED = "tachograph_client_dropped_total"
+OVERFLOW = "tachograph_client_overflow_total"
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return Registry()
+
+
+def test_series_are_told_apart_by_their_labels(registry: Registry) -> None:
+    jobs = registry.counter("jobs_total", "Jobs.", ("kind", "code"))
+    jobs.labels("a", "1").inc()
+    jobs.labels("a", 1).inc()  # as text
+    jobs.labels(kind="a", code="1").inc(2)
+    jobs.labels("a", code="2").inc()
+    assert value(registry, "jobs_total", kind="a", code="1") == 4
+    assert value(registry, "jobs_total", kind="a", code="2") == 1
+
+
+def test_defined_twice_it_is_one(registry: Registry) -> None:
+    first = registry.histogram("size_bytes", "Size.", bounds=(1, 2))
+    assert registry.histogram("size_bytes", "Size.", bounds=(1, 2)) is first
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "labels"),
+    [
+        ("counter", "9lives_total", ()),
+        ("counter", "a b", ()),
+        ("counter", "", ()),
+        ("gauge", "a", ("x-y",)),
+        ("gauge", "a", ("__name__",)),
+        ("gauge", "a", ("x", "x")),
+        ("gauge", "a", "text"),
+        ("histogram", "a", ("le",)),
+    ],
+)
+def test_a_definition_that_cannot_be_is_refused(
+    registry: Registry, kind: str, name: str, labels: tuple[str, ...]
+) -> None:
+    with pytest.raises(ValueError, match=r"\S"):
+        getattr(registry, kind)(name, "Help.", labels)
+
+
+def test_another_metric_of_that_name_is_refused(registry: Registry) -> None:
+    registry.counter("jobs_total", "Jobs.", ("kind",))
+    for define in (
+        lambda: registry.gauge("jobs_total", "Jobs.", ("kind",)),
+        lambda: registry.counter("jobs_total", "Jobs.", ("type",)),
+    ):
+        with pytest.raises(ValueError, match="jobs_total is a counter with labels"):
+            define()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "unit", "advice"),
+    [
+        ("counter", "jobs", "", "ends with _total"),
+        ("gauge", "jobs_total", "", "only a counter's"),
+        ("histogram", "took_ms", "", "use the base unit, seconds"),
+        ("counter", "sent_kilobytes_total", "", "use the base unit, bytes"),
+        ("gauge", "jobs_count", "", "belongs to the series of histograms"),
+        ("gauge", "speed", "meters", "ends with _meters"),
+    ],
+)
+def test_a_name_that_will_surprise_is_warned_of(
+    registry: Registry, kind: str, name: str, unit: str, advice: str
+) -> None:
+    with pytest.warns(MetricNameWarning, match=advice) as caught:
+        getattr(registry, kind)(name, "Help.", unit=unit)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        getattr(registry, kind)(name, "Help.", unit=unit)  # said once
+
+
+@pytest.mark.parametrize("bad", [-1, math.nan, math.inf, None, "x", object()])
+def test_what_is_no_increment_is_dropped_and_counted(registry: Registry, bad: object) -> None:
+    jobs = registry.counter("jobs_total")
+    jobs.inc(bad)  # type: ignore[arg-type]
+    assert jobs.value == 0
+    assert registry.dropped == {"value": 1}
+
+
+@pytest.mark.parametrize("bad", [math.nan, None, "x", object(), []])
+def test_what_is_no_observation_is_dropped_and_counted(registry: Registry, bad: object) -> None:
+    size = registry.histogram("size_bytes")
+    size.observe(bad)  # type: ignore[arg-type]
+    assert value(registry, "size_bytes") == 0
+    assert registry.dropped == {"value": 1}
+
+
+def test_foreign_numbers_do_not_make_a_total_coarse(registry: Registry) -> None:
+    import numpy as np
+
+    jobs = registry.counter("jobs_total")
+    jobs.inc(2.0**24)
+    jobs.inc(np.float32(1))  # type: ignore[arg-type]
+    assert jobs.value == 2**24 + 1
+
+
+def test_wrong_labels_count_for_nothing_and_do_not_raise(registry: Registry) -> None:
+    class Unspeakable:
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
+    jobs.labels().inc()
+    jobs.labels("a", "b").inc()
+    jobs.labels(sort="a").inc()
+    jobs.labels(Unspeakable()).inc()
+    jobs.labels([]).inc()  # no hash, but a text
+    assert label_sets(registry, "jobs_total") == {("[]",)}
+    assert registry.dropped == {"labels": 4}
+
+
+def test_a_gauge_that_was_never_set_is_not_told(registry: Registry) -> None:
+    registry.gauge("level")
+    counted = registry.counter("jobs_total")
+    told = [each.metric for each in registry.drain(set())]
+    assert told == [counted]
+
+
+def test_gauges_go_both_ways_and_ask_functions(registry: Registry) -> None:
+    level = registry.gauge("level")
+    level.inc(5)
+    level.dec(2)
+    assert level.value == 3
+    level.set_function(lambda: 42)
+    registry.refresh()
+    assert level.value == 42
+    level.set_function(lambda: 1 // 0)
+    registry.refresh()
+    assert level.value == 42
+    assert registry.dropped == {"function": 1}
+
+
+def test_facts_are_labels_of_a_one(registry: Registry) -> None:
+    registry.info("build_info", "Build.", version="1.2", commit="abc")
+    assert value(registry, "build_info", version="1.2", commit="abc") == 1
+
+
+# --- The guard -------------------------------------------------------------------------------
+
+
+def test_beyond_the_limit_the_label_with_most_values_becomes_other() -> None:
+    registry = Registry(Limits(series_per_metric=10))
+    requests = registry.counter("requests_total", "Requests.", ("method", "user"))
+    for user in range(100):
+        for method in ("GET", "POST"):
+            requests.labels(method, f"u{user}").inc()
+    assert label_sets(registry, "requests_total") == {
+        *((method, f"u{user}") for user in range(5) for method in ("GET", "POST")),
+        ("GET", "other"),
+        ("POST", "other"),
+    }
+    assert sum(child.value for child in requests.children.values()) == 200
+    ((metric, label, source),) = label_sets(registry, OVERFLOW)
+    assert (metric, label) == ("requests_total", "user")
+    assert source.startswith("client/test_registry.py:")
+    assert value(registry, OVERFLOW, metric=metric, label=label, source=source) == 190
+
+
+def test_other_labels_that_explode_as_well_have_an_end() -> None:
+    registry = Registry(Limits(series_per_metric=10))
+    requests = registry.counter("requests_total", "Requests.", ("a", "b"))
+    for number in range(1000):
+        requests.labels(f"a{number}", f"b{number}").inc()
+    assert len(requests.children) <= 10 + 65
+    assert requests.children["other", "other"].value > 900
+    assert sum(child.value for child in requests.children.values()) == 1000
+
+
+def test_a_process_has_a_limit_too() -> None:
+    registry = Registry(Limits(series=20))
+    for name in ("a_total", "b_total", "c_total"):
+        metric = registry.counter(name, "A.", ("x",))
+        for number in range(10):
+            metric.labels(str(number)).inc()
+    assert registry.series_count <= 20 + 3 + 3  # one of each metric, and of our own counters
+    c = registry.get("c_total")
+    assert c is not None
+    assert c.children[("other",)].value == 10 - (len(c.children) - 1)
+
+
+def test_a_value_that_is_too_long_is_other() -> None:
+    registry = Registry(Limits(label_value_bytes=20))
+    jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
+    jobs.labels("x" * 21).inc()
+    jobs.labels("x" * 20).inc()
+    assert label_sets(registry, "jobs_total") == {("other",), ("x" * 20,)}
+
+
+def test_a_removed_series_makes_room_and_its_rest_is_told() -> None:
+    registry = Registry(Limits(series_per_metric=1))
+    jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
+    jobs.labels("a").inc(3)
+    jobs.remove("a")
+    jobs.remove("never was")
+    jobs.labels("b").inc()
+    told = {each.key: (each.payload, each.is_gone) for each in registry.drain(set())}
+    assert told == {("a",): ([3.0], True), ("b",): ([1.0], False)}
+
+
+# --- record() --------------------------------------------------------------------------------
+
+
+def test_recorded_values_are_held_up_to_a_bound_and_dropped_beyond() -> None:
+    registry = Registry(Limits(records=3), now_s=lambda: 12.5)
+    labels = {"car": "1"}
+    for number in range(5):
+        registry.record("speed", number, labels)
+    labels["car"] = "2"
+    assert list(registry.records) == [
+        (12_500, "speed", number, {"car": "1"}, "gauge") for number in range(3)
+    ]
+    assert registry.dropped == {"full": 2}
+
+
+@given(st.one_of(st.none(), st.integers(), st.text(), st.lists(st.integers())))
+def test_record_takes_anything_without_a_word(anything: object) -> None:
+    registry = Registry()
+    registry.record(anything, anything, anything, anything)  # type: ignore[arg-type]
+    for message in Outbox(registry).messages():
+        assert message["number"] == 1
+
+
+# --- Threads and processes -------------------------------------------------------------------
+
+
+def test_threads_lose_no_increment(registry: Registry) -> None:
+    jobs = registry.counter("jobs_total")
+    size = registry.histogram("size_bytes")
+    switch_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+
+        def work() -> None:
+            for _ in range(5_000):
+                jobs.inc()
+                size.observe(1)
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        told = 0.0
+        while any(thread.is_alive() for thread in threads):
+            told += sum(each.payload[0] for each in registry.drain({1}) if each.metric is jobs)
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(switch_s)
+    told += sum(each.payload[0] for each in registry.drain({1}) if each.metric is jobs)
+    assert jobs.value == told == 20_000
+    assert value(registry, "size_bytes") == 20_000
+
+
+def test_a_forked_child_begins_at_nothing(registry: Registry) -> None:
+    jobs = registry.counter("jobs_total")
+    active = registry.gauge("active")
+    jobs.inc(5)
+    active.inc(3)
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if not pid:
+        jobs.inc()
+        os.write(write_end, f"{jobs.value} {active.value}".encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(read_end, 100) == b"1.0 nan"
+    os.close(read_end)
+    os.close(write_end)
+    assert jobs.value == 5
+
+
+def test_the_disk_of_the_agent_failing_costs_no_memory(registry: Registry) -> None:
+    jobs = registry.counter("jobs_total")
+    outbox = Outbox(registry)
+    outbox.answered(Answer("s", 0, 0, True))
+    for number in range(1, 200):
+        jobs.inc()
+        for message in outbox.messages():
+            outbox.answered(Answer("s", message["number"] or number, 0, False))
+    assert outbox.uncommitted == 64
+
+
+# --- Guest manners ---------------------------------------------------------------------------
+
+
+def test_importing_and_defining_loads_nothing_heavy_and_starts_nothing() -> None:
+    code = (
+        "import sys, threading, tachograph\n"
+        "c = tachograph.counter('a_total'); c.inc()\n"
+        "tachograph.histogram('b_seconds').observe(1); tachograph.record('x', 1.0)\n"
+        "heavy = {'aiohttp', 'numpy', 'sqlite3', 'yaml', 'asyncio', 'dataclasses', 'inspect',\n"
+        "         'msgspec', 'logging', 'json'} & set(sys.modules)\n"
+        "assert threading.active_count() == 1\n"
+        "sys.exit(', '.join(sorted(heavy)) or 0)"
+    )
+    # Without site-packages' own start-up code (-S), which loads some of these by itself.
+    path = os.pathsep.join(each for each in sys.path if each)
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": f"{os.getcwd()}{os.pathsep}{path}"},
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_switched_off_nothing_starts_and_nothing_is_kept() -> None:
+    code = (
+        "import threading, tachograph\n"
+        "from tachograph.agent.client.default import REGISTRY\n"
+        "tachograph.connect('/nowhere'); tachograph.counter('a_total').inc()\n"
+        "tachograph.record('x', 1.0)\n"
+        "assert threading.active_count() == 1 and not REGISTRY.records\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "TACHOGRAPH_DISABLED": "1"}
+    )
