@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
+Json = Any  # what a JSON document may hold
 
-class Cache:
-    """At most ``size`` values, each for ``ttl_s``."""
+
+class TimedCache(MutableMapping[str, Json]):
+    """At most ``size`` values, each for ``ttl_s``; the oldest goes first."""
 
     def __init__(self, size: int, ttl_s: float) -> None:
         self._size, self._ttl_s = size, ttl_s
-        self._held: OrderedDict[str, tuple[float, Any]] = OrderedDict()
-        self._told: Callable[[bool], None] = lambda is_hit: None
+        self._held: dict[str, tuple[float, Json]] = {}
 
-    def watch(self, told: Callable[[bool], None]) -> None:
-        """Call ``told`` at every look-up, with whether it found a value."""
-        self._told = told
+    def __getitem__(self, key: str) -> Json:
+        until_s, value = self._held[key]
+        if until_s < time.monotonic():
+            raise KeyError(key)
+        return value
 
-    def get(self, key: str) -> Any | None:
-        held = self._held.get(key)
-        is_hit = held is not None and held[0] >= time.monotonic()
-        self._told(is_hit)
-        return held[1] if held is not None and is_hit else None
-
-    def put(self, key: str, value: Any) -> None:
+    def __setitem__(self, key: str, value: Json) -> None:
+        self._held.pop(key, None)
         self._held[key] = (time.monotonic() + self._ttl_s, value)
-        self._held.move_to_end(key)
-        while len(self._held) > self._size:
-            self._held.popitem(last=False)
+        if len(self._held) > self._size:
+            del self._held[next(iter(self._held))]
 
-    @property
-    def bytes(self) -> int:
-        """What the values take, roughly."""
-        return sum(sys.getsizeof(key) + sys.getsizeof(value) for key, value in self._held.items())
+    def __delitem__(self, key: str) -> None:
+        del self._held[key]
+
+    def __iter__(self) -> Iterator[str]:
+        now_s = time.monotonic()
+        return iter([key for key, (until_s, _) in self._held.items() if until_s >= now_s])
+
+    def __len__(self) -> int:
+        return len(self._held)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from aiohttp import WSMsgType, web
 
-from .cache import Cache
+from .cache import TimedCache
 from .database import Database
 from .faults import Faults
 from .fleet import MISSION_TYPES, PRIORITIES, SAFETY_TYPES, SEVERITIES, Fleet
@@ -33,7 +33,7 @@ class Service:
         self._measured = measured
         self._database = Database(database_path, self.faults)
         self._fleet = Fleet(self._database, self.faults, measured)
-        self._cache = Cache(size=100, ttl_s=0.5)
+        self._cache = measured.cache("vehicles", TimedCache(size=100, ttl_s=0.5))
         self._sockets: set[web.WebSocketResponse] = set()
 
     def application(self) -> web.Application:
@@ -58,7 +58,7 @@ class Service:
         app.cleanup_ctx.append(self._live)
         app.on_shutdown.append(self._hang_up)
         app.middlewares.append(self._slow_down)
-        self._measured.instrument(app, self._database.engine, self._cache)
+        self._measured.instrument(app, self._database.engine)
         return app
 
     async def _live(self, _: web.Application) -> AsyncIterator[None]:
@@ -101,7 +101,7 @@ class Service:
         found = self._cache.get("vehicles")
         if found is None:
             found = await asyncio.to_thread(self._database.vehicles)
-            self._cache.put("vehicles", found)
+            self._cache["vehicles"] = found
         return web.json_response(found)
 
     async def _get_vehicle(self, request: web.Request) -> web.Response:
@@ -111,7 +111,7 @@ class Service:
             found = await asyncio.to_thread(self._database.vehicle, name)
             if found is None:
                 raise _refused(404, f"there is no vehicle {name!r}")
-            self._cache.put(name, found)
+            self._cache[name] = found
         return web.json_response(found)
 
     async def _add_mission(self, request: web.Request) -> web.Response:
