@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from tachograph import (
     BackendMetrics,
+    Registry,
     aiohttp_middleware,
     instrument_cache,
     instrument_loop,
@@ -24,18 +25,19 @@ NAMESPACE = "oht50"
 class Instrumentation:
     """Feeds the ready-made metrics of a backend."""
 
-    def __init__(self) -> None:
-        self._metrics = BackendMetrics(NAMESPACE)
+    def __init__(self, registry: Registry | None = None) -> None:
+        self._registry = registry
+        self._metrics = BackendMetrics(NAMESPACE, registry=registry)
 
     def instrument(self, app: web.Application, engine: Engine) -> None:
         """Watch the web application, its event loop and the database from now on."""
         app.middlewares.insert(0, aiohttp_middleware(self._metrics.http))
-        instrument_sqlalchemy(engine, namespace=NAMESPACE)
+        instrument_sqlalchemy(engine, namespace=NAMESPACE, registry=self._registry)
         app.on_startup.append(self._watch_loop)
 
     def cache(self, name: str, cache: MutableMapping[str, Json]) -> MutableMapping[str, Json]:
         """Return a cache that counts, to be used in place of the one given."""
-        return instrument_cache(name, cache, namespace=NAMESPACE)
+        return instrument_cache(name, cache, namespace=NAMESPACE, registry=self._registry)
 
     def mission(self, type_: str, status: str, seconds: float) -> None:
         if status == "completed":
@@ -59,4 +61,4 @@ class Instrumentation:
         self._metrics.config_invalid(type_)
 
     async def _watch_loop(self, _: Any) -> None:
-        instrument_loop(namespace=NAMESPACE)
+        instrument_loop(namespace=NAMESPACE, registry=self._registry)

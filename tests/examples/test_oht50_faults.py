@@ -18,6 +18,8 @@ from oht50_backend.faults import Faults
 from oht50_backend.instrumentation import Instrumentation
 from oht50_backend.service import Service
 
+from tachograph import Registry
+
 Client = TestClient[Any, Any]
 
 
@@ -25,7 +27,7 @@ class Told(Instrumentation):
     """The real instrumentation, which also remembers what it was told of."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(Registry())
         self.missions: list[str] = []
         self.safety_events = 0
 
