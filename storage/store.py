@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import sqlite3
@@ -188,6 +189,8 @@ class Store:
             with contextlib.suppress(StorageError):
                 await self.flush()
                 await self.sealer.seal_due()
+                if not self.ballast.is_aboard:  # there may be room for it again
+                    await asyncio.to_thread(self.ballast.take_aboard)
 
     async def close(self) -> None:
         """Commit what is left, checkpoint, give the lock back. May be called twice."""

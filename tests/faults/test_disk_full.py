@@ -213,6 +213,27 @@ async def test_closing_on_a_full_disk_keeps_what_was_committed(
     await again.close()
 
 
+async def test_ballast_comes_aboard_again_without_a_restart(
+    disk: SmallDisk, clock: ManualClock
+) -> None:
+    store = await opened(disk, clock)
+    feeder = Feeder(store, clock)
+    disk.fill(but_bytes=200_000)
+    await append_until_full(feeder)
+    assert not store.ballast.is_aboard
+    disk.free()
+    running = asyncio.create_task(store.run())
+    while not store.ballast.is_aboard:
+        await clock.advance(1_000)
+        await asyncio.sleep(0.001)
+    assert not store.trouble
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    assert await read(store) == feeder.expected
+    await store.close()
+
+
 async def test_ballast_needs_room_to_spare(disk: SmallDisk, clock: ManualClock) -> None:
     disk.fill(but_bytes=3 * BALLAST // 2)
     store = await opened(disk, clock)
