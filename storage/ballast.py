@@ -20,11 +20,12 @@ class Ballast:
 
     @property
     def is_aboard(self) -> bool:
-        return self._path.exists()
+        """Whether all the room is reserved that shall be."""
+        return not self._size_bytes or self._path.exists()
 
     def take_aboard(self) -> bool:
         """Reserve the room unless it is; return False if the disk has none to spare."""
-        if not self._size_bytes or self.is_aboard:
+        if self.is_aboard:
             return True
         try:
             stat = os.statvfs(self._path.parent)
