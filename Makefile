@@ -5,9 +5,14 @@ BIN := $(VENV)/bin
 DATA ?= data
 ARGS ?=
 
-.PHONY: run test lint types clean
+.PHONY: run agent test lint types clean
 
+# The agent beside an example backend under load. ARGS are for the demo (--rate 100, --port 8051, ...).
 run: $(VENV)/.installed
+	@PYTHONPATH=examples $(BIN)/python -m oht50_backend.demo --data $(DATA) $(ARGS)
+
+# The agent alone. ARGS are for `tachograph run`.
+agent: $(VENV)/.installed
 	@echo "Tachograph serves http://127.0.0.1:19797 (metrics: /metrics, stream: /ws/metrics); Ctrl-C stops it"
 	@$(BIN)/tachograph run --data $(DATA) $(ARGS)
 
@@ -26,7 +31,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(VENV)/bin/python setup.cfg pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[example]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/bin/python setup.cfg pyproject.toml

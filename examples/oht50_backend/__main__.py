@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -34,14 +35,17 @@ def main() -> None:
         service = Service(args.database, Instrumentation())
         tachograph.connect(args.agent)
         stack.callback(tachograph.disconnect)
-        web.run_app(
-            service.application(),
-            host=args.host,
-            port=args.port,
-            access_log=None,
-            print=None,
-            shutdown_timeout=2,
-        )
+        try:
+            web.run_app(
+                service.application(),
+                host=args.host,
+                port=args.port,
+                access_log=None,
+                print=None,
+                shutdown_timeout=2,
+            )
+        except OSError as error:
+            sys.exit(f"oht50_backend: {error}; choose another --port")
 
 
 if __name__ == "__main__":
