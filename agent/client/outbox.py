@@ -15,12 +15,14 @@ from typing import Any, Final
 from .registry import Drained, Point, Registry
 
 VERSION: Final = 1
-#: Series in one message: some 50 kB, 2 ms of the agent's event loop.
-_SERIES_MAX: Final = 500
+# Series in one message. Making it holds the interpreter for 0.3 ms (benchmarks/client_requests.py),
+# and that much is what a request may have to wait; sending it lets others run.
+_SERIES_MAX: Final = 200
 _POINTS_MAX: Final = 1_000
-# Messages that aren't known to be committed. The agent commits every 10 s and we tell it something
-# every second, so this is reached only if its disk fails; then differences wait in the series.
-_UNCOMMITTED_MAX: Final = 64
+# What isn't known to be committed. The agent commits every 10 s and we tell it something every
+# second, so this is reached only if its disk fails; then differences wait in the series. Some 20 MB.
+_UNCOMMITTED_MAX: Final = 1_000
+_UNCOMMITTED_SERIES_MAX: Final = 100_000
 
 Message = dict[str, Any]
 
@@ -121,7 +123,7 @@ class Outbox:
             is_last: This process won't tell anything more.
         """
         self._registry.refresh()
-        if len(self._uncommitted) >= _UNCOMMITTED_MAX:
+        if self._is_full():
             yield self._message(0, [], [], is_last=is_last)
             return
         drain = self._draining = self._registry.drain(self._told_series)
@@ -172,6 +174,10 @@ class Outbox:
         """The connection failed: nobody knows what of the last message arrived."""
         self._stop_draining()
         self._session = ""
+
+    def _is_full(self) -> bool:
+        held = sum(len(sent.drained) for sent in self._uncommitted)
+        return len(self._uncommitted) >= _UNCOMMITTED_MAX or held >= _UNCOMMITTED_SERIES_MAX
 
     def _forget_until(self, number: int) -> None:
         while self._uncommitted and self._uncommitted[0].number <= number:
