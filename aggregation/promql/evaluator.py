@@ -463,6 +463,8 @@ class Evaluator:
             mask = np.zeros((groups.total, grid.steps), bool)
             for group, rows in members_of(numbers, groups.total):
                 self.budget.check()
+                if not len(rows):
+                    continue  # without grouping there is one group, also of nothing
                 values[group] = quantiles(block.values[rows], block.mask[rows], phi)
                 mask[group] = block.mask[rows].any(axis=0)
             yield groups.block(values, mask)

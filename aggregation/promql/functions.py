@@ -17,7 +17,7 @@ from .info import InfoQuery
 from .invariance import selected_times
 from .label_functions import check_label, replacer, sorted_by_labels, with_label
 from .literals import format_number
-from .math_functions import DATES, MATH, round_to
+from .math_functions import DATES, MATH, larger, round_to, smaller
 from .nodes import Call, Expr, MatrixSelector, VectorSelector, unwrap
 from .over_time import OVER_TIME, RangeFunction
 from .rates import RATES
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Blocks = Iterator[Block]
 VectorCall = Callable[["Evaluator", Call, Grid], Blocks]
 ScalarCall = Callable[["Evaluator", Call, Grid], FloatArray]
+OfTwo = Callable[[FloatArray, FloatArray], FloatArray]
 
 #: Functions of one range vector and nothing else.
 RANGE_CALLS: Final[dict[str, RangeFunction]] = OVER_TIME | RATES
@@ -72,11 +73,10 @@ def _query_time(part: str) -> ScalarCall:
     return call
 
 
-def _of_two(ufunc: np.ufunc) -> ScalarCall:
+def _of_two(function: OfTwo) -> ScalarCall:
     def call(evaluator: Evaluator, node: Call, grid: Grid) -> FloatArray:
         a, b = (evaluator.scalar(arg, grid) for arg in node.args)
-        result: FloatArray = ufunc(a, b)
-        return result
+        return function(a, b)
 
     return call
 
@@ -90,8 +90,8 @@ SCALAR_CALLS: Final[dict[str, ScalarCall]] = {
     "end": _query_time("end"),
     "range": _query_time("range"),
     "step": _query_time("step"),
-    "min_of": _of_two(np.minimum),
-    "max_of": _of_two(np.maximum),
+    "min_of": _of_two(smaller),
+    "max_of": _of_two(larger),
 }
 
 
@@ -145,17 +145,17 @@ def _clamp(evaluator: Evaluator, node: Call, grid: Grid) -> Blocks:
 
     def blocks() -> Blocks:
         for block in evaluator.vector(source, grid):
-            result = block.mapped(np.maximum(low, np.minimum(high, block.values)), nameless=True)
+            result = block.mapped(larger(low, smaller(high, block.values)), nameless=True)
             result.mask = result.mask & possible
             yield without_empty_rows(result)
 
     return evaluator.unnamed(blocks(), source, grid)
 
 
-def _clamp_one(ufunc: np.ufunc) -> VectorCall:
+def _clamp_one(function: OfTwo) -> VectorCall:
     def call(evaluator: Evaluator, node: Call, grid: Grid) -> Blocks:
         bound = evaluator.scalar(node.args[1], grid)
-        return _mapping(evaluator, node, grid, lambda values: ufunc(values, bound))
+        return _mapping(evaluator, node, grid, lambda values: function(values, bound))
 
     return call
 
@@ -417,8 +417,8 @@ VECTOR_CALLS: Final[dict[str, VectorCall]] = {
     "absent": _absent,
     "absent_over_time": _absent_over_time,
     "clamp": _clamp,
-    "clamp_max": _clamp_one(np.minimum),
-    "clamp_min": _clamp_one(np.maximum),
+    "clamp_max": _clamp_one(smaller),
+    "clamp_min": _clamp_one(larger),
     "double_exponential_smoothing": _double_exponential_smoothing,
     "histogram_fraction": _histogram_fraction,
     "histogram_quantile": _histogram_quantile,

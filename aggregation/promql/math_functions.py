@@ -45,6 +45,16 @@ MATH: Final[dict[str, Callable[[FloatArray], FloatArray]]] = {
 }
 
 
+def smaller(a: FloatArray, b: FloatArray) -> FloatArray:
+    """The smaller of two: NaN if either is, but for -Inf, which nothing is smaller than."""
+    return np.where((a == -np.inf) | (b == -np.inf), -np.inf, np.minimum(a, b))
+
+
+def larger(a: FloatArray, b: FloatArray) -> FloatArray:
+    """The larger of two: NaN if either is, but for +Inf."""
+    return np.where((a == np.inf) | (b == np.inf), np.inf, np.maximum(a, b))
+
+
 def round_to(values: FloatArray, nearest: FloatArray) -> FloatArray:
     """Round to the nearest multiple, halves upwards."""
     # Dividing by the inverse gives 0.3 where multiplying by 0.1 gives 0.30000000000000004.

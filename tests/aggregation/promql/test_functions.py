@@ -56,6 +56,27 @@ def test_parts_of_dates_are_those_of_the_calendar(seconds: int) -> None:
     assert {name: int(part(values)[0]) for name, part in DATES.items()} == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("clamp_max(x, -Inf)", -math.inf),
+        ("clamp_min(x, Inf)", math.inf),
+        ("clamp(x, -Inf, -Inf)", -math.inf),
+        ("clamp_max(x, 1)", math.nan),
+        ("clamp_min(x, NaN)", math.nan),
+    ],
+)
+def test_only_the_very_smallest_and_largest_bounds_clamp_nan(text: str, expected: float) -> None:
+    (value,) = answer(vector(a=math.nan), text).values()
+    assert value == expected or (math.isnan(value) and math.isnan(expected))
+
+
+@pytest.mark.parametrize("name", ["quantile(0.5, x{n='b'})", "quantile by (n) (2, x{n='b'})"])
+def test_a_quantile_of_nothing_is_nothing(name: str) -> None:
+    assert answer(vector(a=1.0), name) == {}
+    assert answer(vector(a=1.0), f"quantile(0.5, x > 5) or {name}") == {}
+
+
 def test_dates_of_no_time_are_no_crash() -> None:
     values = np.array([math.nan, math.inf, -math.inf, 1e300])
     for part in DATES.values():
