@@ -12,6 +12,7 @@ import contextlib
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -68,6 +69,9 @@ def main() -> int:
 
 
 def _run(args: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) -> None:
+    host, _, port = args.listen.rpartition(":")
+    _require_free(host, int(port), "--listen")
+    _require_free("127.0.0.1", args.port, "--port")
     agent_url, backend_url = f"http://{args.listen}", f"http://127.0.0.1:{args.port}"
     counts = args.counts or folder / "counts.json"
     slack = folder / "slack"
@@ -111,6 +115,17 @@ def _run(args: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) ->
             raise DemoError(f"ended by itself ({process.returncode}): {_shown(process)}")
 
 
+def _require_free(host: str, port: int, option: str) -> None:
+    """Another program's answer on our port must not pass for that of our own process."""
+    host = host.strip("[]")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise DemoError(f"{host}:{port}: {error.strerror}; choose another {option}") from None
+
+
 @contextlib.contextmanager
 def _started(
     command: Sequence[str], environment: dict[str, str], ready_url: str
@@ -126,9 +141,6 @@ def _started(
             if time.monotonic() > deadline_s:
                 raise DemoError(f"does not answer at {ready_url}: {_shown(process)}")
             time.sleep(_POLL_S)
-        # Another one of its kind may have answered in its place.
-        if process.poll() is not None:
-            raise DemoError(f"did not start ({process.returncode}): {_shown(process)}")
         yield process
     finally:
         _stop(process)
