@@ -106,24 +106,32 @@ def _sections() -> Iterator[tuple[str, str, type[Any]]]:
     """Yield (heading, sentence, dataclass) of all sections, those used in many places once."""
     seen: set[type[Any]] = set()
 
-    def walk(model: type[Any], path: str, title: str) -> Iterator[tuple[str, str, type[Any]]]:
+    titles: set[str] = set()
+
+    def walk(
+        model: type[Any], path: str, title: str, tag: str = ""
+    ) -> Iterator[tuple[str, str, type[Any]]]:
         if model in seen:
             return
         seen.add(model)
+        # Sections of several types may stand at the same place.
+        title = title if title not in titles else f"{title} with {tag}"
+        titles.add(title)
         yield title, _doc(model), model
         for known in settings_of(model):
-            yield from below(known.setting.kind, join_path(path, known.key))
+            yield from below(known.setting.kind, join_path(path, known.key), tag)
 
-    def below(kind: Kind, path: str) -> Iterator[tuple[str, str, type[Any]]]:
+    def below(kind: Kind, path: str, tag: str) -> Iterator[tuple[str, str, type[Any]]]:
         if isinstance(kind, ListOf):
-            yield from below(kind.item, f"{path}[]")
+            yield from below(kind.item, f"{path}[]", tag)
         elif isinstance(kind, MapOf):
-            yield from below(kind.item, f"{path}.NAME")
+            yield from below(kind.item, f"{path}.NAME", tag)
         elif isinstance(kind, Section):
-            yield from walk(kind.model, path, f"`{path}`")
+            yield from walk(kind.model, path, f"`{path}`", tag)
         elif isinstance(kind, Tagged):
             for name, model in kind.models.items():
-                yield from walk(model, path, f"`{path}` with `{kind.tag}: {name}`")
+                tag = f"`{kind.tag}: {name}`"
+                yield from walk(model, path, f"`{path}` with {tag}", tag)
 
     yield from walk(Config, "", "Top level")
 
