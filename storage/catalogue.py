@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -132,6 +133,14 @@ class Ledger:
         self.catalogue = Catalogue()
         #: UTC days whose rollup rows are written.
         self.compacted: frozenset[int] = frozenset()
+        #: Grows when chunks of blocks that stay have been changed: what was decoded of them before
+        #: is out of date.
+        self.era = 0
+        self._eras = itertools.count(1)
+
+    def rewritten(self) -> None:
+        """Note that chunks were deleted or replaced, after it was committed. Any thread may."""
+        self.era = next(self._eras)
 
     def change(
         self,

@@ -186,6 +186,7 @@ class Eraser:
         with transaction(connection):
             generation = bump_generation(connection)
         self._ledger.change(generation)
+        self._ledger.rewritten()
 
 
 def _block_data(connection: sqlite3.Connection, block: Block) -> bytes | None:

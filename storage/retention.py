@@ -222,6 +222,7 @@ class Retention:
                 blocks = {block.key for block in self._blocks(day)}
                 if day_bounds(day)[1] < cutoff and blocks and (day, number) not in self._thinned:
                     deleted = await delete_chunks(self._writer, blocks, refs)
+                    self._ledger.rewritten()
                     self._stats.retention_rows["chunk"] += deleted
                     self._thinned.add((day, number))
         alive = self._ledger.catalogue.days

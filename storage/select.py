@@ -14,6 +14,7 @@ from ..config.selector import Matcher
 from .catalogue import Block, Catalogue
 from .checksum import holds
 from .codec import crc, decode_chunk, decode_ints
+from .decoded import DecodedCache
 from .errors import StorageError
 from .frame import ABSENT, BoolArray, FloatArray, Frame, IntArray, RefArray, is_absent
 from .head import HeadView, PointsView
@@ -64,6 +65,9 @@ class Querier:
         points_head: PointsView,
         catalogue: Catalogue,
         compacted: frozenset[int],
+        *,
+        decoded: DecodedCache | None = None,
+        era: int = 0,
     ) -> None:
         self._connection = connection
         self._groups_of = groups_of
@@ -74,7 +78,18 @@ class Querier:
         #: UTC days whose rollup rows are written.
         self.compacted = compacted
         self.stats = ReadStats()
+        self._cache = decoded
+        self._decoded = DecodedCache(0)
+        self._era = era
         self._dirty: dict[int, frozenset[int]] = {}
+
+    def use_cache(self) -> None:
+        """
+        From now on, take what has been decoded before, and keep what is decoded. For readers who
+        will ask again: the daily job would push everything else out.
+        """
+        if self._cache is not None:
+            self._decoded = self._cache
 
     # --- Series -------------------------------------------------------------------------------
 
@@ -202,10 +217,9 @@ class Querier:
     def _pieces(self, group: int, min_ms: int, max_ms: int) -> list[Piece]:
         pieces = []
         for block in self.catalogue.overlapping(group, min_ms, max_ms):
-            data = self._block_data(block)
-            if data is None:
+            ts = self._block_times(block)
+            if ts is None:
                 continue
-            ts = decode_ints(data, block.n)
             low, high = _clip(ts, min_ms, max_ms)
             if low < high:
                 pieces.append(Piece(ts, low, high, block))
@@ -226,17 +240,17 @@ class Querier:
     ) -> Iterator[Frame]:
         ts = np.concatenate([p.ts_ms[p.low : p.high] for p in pieces] or [np.empty(0, np.int64)])
         rising = bool((ts[1:] > ts[:-1]).all())
-        cells = np.full((len(refs), len(ts)), ABSENT)
-        at = 0
+        cells = np.empty((len(refs), len(ts)))
+        at, has_absent = 0, not rising
         for piece in pieces:
             until = at + piece.high - piece.low
-            self._fill(cells[:, at:until], refs, piece)
+            has_absent |= self._fill(cells[:, at:until], refs, piece)
             at = until
         if not rising:
             ts, cells = _merge(ts, cells, [p.high - p.low for p in pieces])
         self.stats.samples += cells.size
-        absent = is_absent(cells)
-        has_absent = bool(absent.any())
+        absent: BoolArray = is_absent(cells) if has_absent else np.zeros(cells.shape, np.bool_)
+        has_absent = has_absent and bool(absent.any())
         keep: BoolArray = np.full(len(refs), len(ts) > 0)
         if has_absent:
             keep &= ~absent.all(axis=1)
@@ -277,11 +291,13 @@ class Querier:
         last = np.append(all_ts[1:] != all_ts[:-1], True)
         return Frame((series,), all_ts[last], values[last].reshape(1, -1), False)
 
-    def _fill(self, target: FloatArray, refs: RefArray, piece: Piece) -> None:
+    def _fill(self, target: FloatArray, refs: RefArray, piece: Piece) -> bool:
+        """Copy a piece's cells, and tell whether some may be absent."""
         source = piece.source
         if isinstance(source, HeadView):
+            target[:] = ABSENT
             if not len(source.refs):
-                return
+                return True
             sorter = np.argsort(source.refs)
             found = np.searchsorted(source.refs, refs, sorter=sorter)
             found[found == len(source.refs)] = 0
@@ -289,16 +305,35 @@ class Querier:
             known = source.refs[columns] == refs
             # A head widened after this view was taken has no cells for its newest columns here.
             target[known] = source.cells[piece.low : piece.high, columns[known]].T
-            return
-        whole = piece.low == 0 and piece.high == source.n
+            return True
+        if not self._decoded.takes(8 * len(refs) * source.n):
+            self._decode(target, refs, piece)
+            return True
+        key = self._era, refs.tobytes()
+        kept = self._decoded.get(source, key)
+        if kept is None:
+            cells = np.empty((len(refs), source.n))
+            self._decode(cells, refs, piece._replace(low=0, high=source.n))
+            kept = cells, bool(is_absent(cells).any())
+            self._decoded.put(source, key, kept, cells.nbytes)
+        cells, has_absent = kept
+        target[:] = cells[:, piece.low : piece.high]
+        return bool(has_absent)
+
+    def _decode(self, target: FloatArray, refs: RefArray, piece: Piece) -> None:
+        """Decode a piece of a block; what has no chunk, or a damaged one, is absent."""
+        block = piece.source
+        assert isinstance(block, Block)
+        target[:] = ABSENT
+        whole = piece.low == 0 and piece.high == block.n
         row_of = {ref: row for row, ref in enumerate(refs.tolist())}
-        for key, data in self._chunks(source, refs):
+        for key, data in self._chunks(block, refs):
             row = row_of[key & REF_MAX]
             try:
                 if whole and target.strides[1] == 8:
-                    decode_chunk(data, source.n, target[row])
+                    decode_chunk(data, block.n, target[row])
                 else:
-                    target[row] = decode_chunk(data, source.n)[0][piece.low : piece.high]
+                    target[row] = decode_chunk(data, block.n)[0][piece.low : piece.high]
             except StorageError:
                 target[row] = ABSENT
                 self.stats.corrupt.append(("chunk", key))
@@ -309,19 +344,10 @@ class Querier:
         """Return times and values by series of the points with timestamps of their own."""
         parts: dict[int, list[tuple[IntArray, FloatArray]]] = {}
         for block in self.catalogue.overlapping(POINTS_GROUP, min_ms, max_ms):
-            data = self._block_data(block)
-            if data is None:
-                continue
-            members = np.intersect1d(decode_refs(data, block.n), refs, assume_unique=True)
-            for key, blob in self._chunks(block, members):
-                try:
-                    ts, values = decode_points(blob)
-                except StorageError:
-                    self.stats.corrupt.append(("chunk", key))
-                    continue
+            for ref, (ts, values) in self._block_points(block, refs).items():
                 low, high = _clip(ts, min_ms, max_ms)
                 if low < high:
-                    parts.setdefault(key & REF_MAX, []).append((ts[low:high], values[low:high]))
+                    parts.setdefault(ref, []).append((ts[low:high], values[low:high]))
         head = self._points_head.select(refs, min_ms, max_ms)
         if len(head.refs):
             members, starts = np.unique(head.refs, return_index=True)
@@ -332,6 +358,34 @@ class Querier:
             ref: (np.concatenate([p[0] for p in each]), np.concatenate([p[1] for p in each]))
             for ref, each in parts.items()
         }
+
+    def _block_times(self, block: Block) -> IntArray | None:
+        """Return the times of a block's ticks; ``None`` if it is damaged."""
+        found: IntArray | None = self._decoded.get(block, "times")
+        if found is None:
+            data = self._block_data(block)
+            if data is None:
+                return None
+            found = decode_ints(data, block.n)
+            self._decoded.put(block, "times", found, found.nbytes)
+        return found
+
+    def _block_points(self, block: Block, refs: RefArray) -> dict[int, tuple[IntArray, FloatArray]]:
+        """Return all times and values that a block of points holds of some series."""
+        key = self._era, refs.tobytes()
+        found: dict[int, tuple[IntArray, FloatArray]] | None = self._decoded.get(block, key)
+        if found is not None:
+            return found
+        found = {}
+        members = np.intersect1d(self.members(block), refs, assume_unique=True)
+        for row, blob in self._chunks(block, members):
+            try:
+                found[row & REF_MAX] = decode_points(blob)
+            except StorageError:
+                self.stats.corrupt.append(("chunk", row))
+        size = sum(ts.nbytes + values.nbytes for ts, values in found.values())
+        self._decoded.put(block, key, found, size)
+        return found
 
     def _block_data(self, block: Block) -> bytes | None:
         row = self._connection.execute(_BLOCK_DATA, (block.key,)).fetchone()

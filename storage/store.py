@@ -20,6 +20,7 @@ from .clock import Clock
 from .commit import Committer
 from .current import Current
 from .days import Days
+from .decoded import DecodedCache
 from .errors import StorageError, StoreUnavailable
 from .frame import BoolArray, FloatArray, IntArray, RefArray
 from .group import Group, without_absent
@@ -94,6 +95,7 @@ class Store:
             durability_full=settings.durability == "full",
             fsync_interval_ms=settings.fsync_interval_ms,
         )
+        self.decoded = DecodedCache()
         self._readers = ReaderPool(self.path, readers)
         self._lock = DirectoryLock(self.directory)
         self._groups: dict[str, Group] = {}
@@ -558,6 +560,7 @@ class Store:
             # they are seen twice (and merged), never not at all.
             heads = {number: g.head.view for number, g in list(self._by_number.items())}
             points = self._points.view()
+            era = self.ledger.era
             compacted, catalogue = self.ledger.compacted, self.ledger.catalogue
             connection.execute("BEGIN")
             try:
@@ -571,6 +574,8 @@ class Store:
                         points,
                         catalogue,
                         compacted,
+                        decoded=self.decoded,
+                        era=era,
                     )
                     return querier, job(querier)
             finally:

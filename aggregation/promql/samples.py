@@ -152,7 +152,13 @@ def from_frame(frame: Frame, first: int, last: int, *, drop_stale: bool) -> Iter
     if gappy.any():
         left = [labels[i] for i in rows[gappy]]
         present = ~missing[gappy]
-        yield packed(left, nameless[: len(left)], frame.ts_ms, some[gappy], present)
+        some, flags = some[gappy], nameless[: len(left)]
+        shared: BoolArray = np.any(present, axis=0)
+        if np.count_nonzero(present) == len(left) * np.count_nonzero(shared):
+            # A target that could not be scraped: all of its series have the same gaps.
+            yield Samples(left, flags, frame.ts_ms[shared], some[:, shared])
+        else:
+            yield packed(left, flags, frame.ts_ms, some, present)
 
 
 def side_by_side(frames: list[Frame], *, drop_stale: bool) -> Samples:
