@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from support.clock import ManualClock
 from support.sink import MemoryGroup, MemorySink
@@ -181,3 +186,68 @@ async def test_the_state_keeps_them_over_a_restart(tmp_path: Path) -> None:
             await bench.tick(MINUTE_MS)
             assert await state.values("kept/") == {}
         await state.close()
+
+
+@dataclass
+class Model:
+    """What must be current, told plainly: of each series the newest push, and when it ends."""
+
+    newest: dict[Labels, tuple[int, float, int]] = field(default_factory=dict)
+
+    def push(self, labels: Labels, ts_ms: int, value: float, ttl_ms: int) -> None:
+        if labels not in self.newest or ts_ms >= self.newest[labels][0]:
+            self.newest[labels] = (ts_ms, value, ts_ms + ttl_ms)
+
+    def forget_before(self, now_ms: int) -> None:
+        """What is over leaves nothing behind that a later push could be too old for."""
+        self.newest = {k: kept for k, kept in self.newest.items() if kept[2] > now_ms}
+
+    def current(self, at_ms: int) -> dict[Labels, float]:
+        return {
+            labels: value
+            for labels, (ts_ms, value, until_ms) in self.newest.items()
+            if ts_ms < at_ms < until_ms
+        }
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("push"),
+            st.sampled_from([A, B]),
+            st.integers(0, 100).map(float),
+            st.sampled_from([0, 30_000, 120_000]),
+            st.integers(-60, 10).map(lambda seconds: seconds * 1000),
+        ),
+        st.tuples(st.just("tick"), st.integers(1, 90).map(lambda seconds: seconds * 1000)),
+        st.tuples(st.just("restart")),
+    ),
+    max_size=30,
+)
+
+
+@given(steps)
+@settings(max_examples=150, deadline=None)
+def test_what_is_told_is_what_was_pushed_last_and_is_not_over(
+    steps: list[tuple[Any, ...]],
+) -> None:
+    async def play() -> None:
+        bench, model = Bench(), Model()
+        for step in steps:
+            if step[0] == "push":
+                _, labels, value, ttl_ms, offset_ms = step
+                now_ms = bench.clock.now_ms()
+                await bench.push(labels, value, ttl_ms, now_ms + offset_ms)
+                model.push(labels, now_ms + offset_ms, value, ttl_ms)
+                model.forget_before(now_ms)
+            elif step[0] == "tick":
+                told = await bench.tick(step[1])
+                now_ms = bench.clock.now_ms()
+                alive = {labels: value for labels, value in told.items() if not math.isnan(value)}
+                assert alive == model.current(now_ms)
+                model.forget_before(now_ms)
+            else:
+                bench.source = bench.new()
+                await bench.source.open()
+
+    asyncio.run(play())
