@@ -57,7 +57,7 @@ class Address:
         host, _, port = rest.rpartition(":") if not rest.endswith("]") else (rest, "", "")
         if not host:
             host, port = port, "80"
-        if not port.isdigit() or "/" in rest:
+        if not host or not port.isdigit() or "/" in rest:
             raise ValueError(f"{given!r} is no address of an agent, such as {_DEFAULT_ADDRESS}")
         return cls(host=host.strip("[]"), port=int(port))
 

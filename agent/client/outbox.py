@@ -20,7 +20,7 @@ VERSION: Final = 1
 _SERIES_MAX: Final = 200
 _POINTS_MAX: Final = 1_000
 # What isn't known to be committed. The agent commits every 10 s and we tell it something every
-# second, so this is reached only if its disk fails; then differences wait in the series. Some 20 MB.
+# second, so this is reached only if its disk fails, at 20 MB; then differences wait in the series.
 _UNCOMMITTED_MAX: Final = 1_000
 _UNCOMMITTED_SERIES_MAX: Final = 100_000
 

@@ -170,9 +170,10 @@ class Pusher:
 
     def _call(self, message: Mapping[str, Any]) -> Answer:
         assert self._connection is not None
-        answer = self._connection.call(self._dumps(message, separators=(",", ":")).encode())
+        body = self._dumps(message, separators=(",", ":")).encode()
+        answer = Answer.of(self._loads(self._connection.call(body)))
         self.messages += 1
-        return Answer.of(self._loads(answer))
+        return answer
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

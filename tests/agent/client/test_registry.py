@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ from tachograph.agent.client.names import MetricNameWarning
 from tachograph.agent.client.outbox import Answer, Outbox
 from tachograph.agent.client.registry import Limits, Registry
 
-DROPPED = "tachograph_client_dropped_total"
+ROOT = Path(__file__).resolve().parents[3]
 OVERFLOW = "tachograph_client_overflow_total"
 
 
@@ -324,7 +325,7 @@ def test_importing_and_defining_loads_nothing_heavy_and_starts_nothing() -> None
         capture_output=True,
         text=True,
         check=False,
-        env={"PYTHONPATH": f"{os.getcwd()}{os.pathsep}{path}"},
+        env={"PYTHONPATH": f"{ROOT}{os.pathsep}{path}"},
     )
     assert result.returncode == 0, result.stderr
 

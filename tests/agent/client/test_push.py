@@ -1,0 +1,151 @@
+"""The client's thread: addresses, beginning, ending, and what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from support.client_agent import client_config, until, value_of
+from tachograph.agent.app import Agent
+from tachograph.agent.client import push
+from tachograph.agent.client.address import Address
+from tachograph.agent.client.push import Pusher
+from tachograph.agent.client.registry import Registry
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/run/tachograph/client.sock", "/run/tachograph/client.sock"),
+        ("unix:data/client.sock", "data/client.sock"),
+        ("http://127.0.0.1:19797", "http://127.0.0.1:19797"),
+        ("http://127.0.0.1:19797/", "http://127.0.0.1:19797"),
+        ("http://localhost", "http://localhost:80"),
+        ("http://[::1]:9000", "http://[::1]:9000"),
+        (None, "http://127.0.0.1:19797"),
+    ],
+)
+def test_addresses(text: str | None, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TACHOGRAPH_AGENT", raising=False)
+    assert str(Address.of(text)) == shown
+
+
+@pytest.mark.parametrize("text", ["https://a", "http://", "http://a:b", "http://a:1/path"])
+def test_what_is_no_address_is_said(text: str) -> None:
+    with pytest.raises(ValueError, match=r"address|socket"):
+        Address.of(text)
+
+
+def test_the_environment_says_where_the_agent_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TACHOGRAPH_AGENT", "/run/a.sock")
+    assert str(Address.of()) == "/run/a.sock"
+    assert str(Address.of("/run/b.sock")) == "/run/b.sock"
+
+
+def test_connecting_twice_is_connecting_once(tmp_path: Path) -> None:
+    registry = Registry()
+    address = str(tmp_path / "nobody.sock")
+    first = push.connect(registry, address)
+    assert push.connect(registry, address) is first
+    assert sum(thread.name == "tachograph-client" for thread in threading.enumerate()) == 1
+    other = push.connect(registry, str(tmp_path / "other.sock"))
+    assert other is not first
+    assert registry.reader is other
+    push.disconnect()
+    push.disconnect()
+    assert registry.reader is None
+    assert not push.flush()
+
+
+async def test_open_and_closed_again_and_again_nothing_is_left(tmp_path: Path) -> None:
+    async with Agent(client_config(tmp_path)) as agent:
+        registry = Registry()
+        jobs = registry.counter("jobs_total")
+        pusher = Pusher(registry, Address.of(str(tmp_path / "client.sock")))
+
+        async def once() -> None:
+            pusher.start()
+            jobs.inc()
+            assert await asyncio.to_thread(pusher.flush), pusher.last_error
+            await asyncio.to_thread(pusher.close)
+
+        # The executor makes its threads and the agent's store its files on the way.
+        for _ in range(10):
+            await once()
+        files = len(os.listdir("/proc/self/fd"))
+        for _ in range(20):
+            await once()
+        async with asyncio.timeout(10):
+            # The agent closes its side a moment later.
+            while len(os.listdir("/proc/self/fd")) > files:
+                await asyncio.sleep(0.01)
+        assert not [each for each in threading.enumerate() if each.name == "tachograph-client"]
+        pusher.start()
+        async with aiohttp.ClientSession() as session:
+            await until(lambda: value_of(session, agent.url, "jobs_total"), 30)
+        await asyncio.to_thread(pusher.close)
+
+
+async def test_a_peer_that_talks_nonsense_is_a_failure_like_any_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.sock"
+    answers = [b"\0\0\0\2{}", b"\xff\xff\xff\xff", b"\0\0\0\5hello", b""]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answers.pop() if answers else b"")
+        writer.close()
+
+    server = await asyncio.start_unix_server(serve, str(path))
+    registry = Registry()
+    registry.counter("jobs_total").inc(3)
+    pusher = Pusher(registry, Address.of(str(path)), interval_s=0.001, retry_max_s=0.001)
+    pusher.start()
+    async with asyncio.timeout(10):
+        while answers:
+            await asyncio.sleep(0.01)
+    server.close()
+    await asyncio.to_thread(pusher.close)
+    assert pusher.failures
+    assert pusher.messages == 0
+
+
+def test_multiprocessing_children_count_for_themselves(tmp_path: Path) -> None:
+    """Forked by multiprocessing, with an agent that hears of none of them: nobody hangs."""
+    code = (
+        "import multiprocessing, tachograph\n"
+        "tachograph.connect('nowhere.sock', interval_s=0.01)\n"
+        "c = tachograph.counter('a_total'); c.inc(5)\n"
+        "def work(_): c.inc(); return c.value\n"
+        "with multiprocessing.get_context('fork').Pool(3) as pool:\n"
+        "    assert max(pool.map(work, range(30))) <= 30\n"
+        "assert c.value == 5\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        cwd=tmp_path,
+        timeout=30,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def test_a_connection_that_never_answers_is_given_up(tmp_path: Path) -> None:
+    from tachograph.agent.client.connection import Connection, ConnectionFailed
+
+    path = str(tmp_path / "a.sock")
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(path)
+        silent.listen()
+        connection = Connection(Address.of(path), 0.01)
+        with pytest.raises(ConnectionFailed, match="timed out"):
+            connection.call(b"{}")
+        connection.close()
