@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...storage.frame import BoolArray, FloatArray, IntArray
-from ..wire.errors import WireError
+from ..wire.errors import TooMany, WireError
 from ..wire.prompb import read_sample
 from ..wire.protobuf import read_field, read_varint
 
@@ -63,25 +63,30 @@ class Body:
         return self.bytes[np.clip(at, 0, len(self.raw) - 1)]
 
 
-def messages(raw: bytes, tag: int, side_tag: int) -> tuple[list[int], list[int], list[int]]:
+def messages(
+    raw: bytes, tag: int, side_tag: int, most: int
+) -> tuple[list[int], list[int], list[int]]:
     """
     Find the messages of two fields in a body.
 
     Args:
         tag, side_tag: One-byte tags of length-delimited fields.
+        most: How many fields there may be.
 
     Returns:
         Where those of ``tag`` begin and end, and those of ``side_tag``, begin and end in turns.
 
     Raises:
-        WireError: The body is no row of fields.
+        WireError: The body is no row of fields, or (``TooMany``) of more than ``most``.
     """
     starts: list[int] = []
     ends: list[int] = []
     side: list[int] = []
     at, end = 0, len(raw)
     try:
-        while at < end:
+        for _ in range(most):
+            if at >= end:
+                break
             found = raw[at]
             if found == tag:
                 length = raw[at + 1]
@@ -104,7 +109,9 @@ def messages(raw: bytes, tag: int, side_tag: int) -> tuple[list[int], list[int],
                 _, _, _, at = read_field(raw, at, end)
     except IndexError:
         raise _cut_short() from None
-    if at != end:
+    if at < end:
+        raise TooMany(f"more than {most} series; send them in several requests")
+    if at > end:
         raise _cut_short()
     return starts, ends, side
 
@@ -128,15 +135,18 @@ def single_samples(body: Body, starts: IntArray, ends: IntArray) -> IntArray:
     return np.where(full, ends - FULL_BYTES, np.where(zero, ends - ZERO_BYTES, starts))
 
 
-def read_samples(body: Body, at: IntArray) -> tuple[IntArray, FloatArray, bool]:
+def read_samples(body: Body, at: IntArray, odd_max: int) -> tuple[IntArray, FloatArray, bool]:
     """
     Read the sample fields that begin at some places.
 
+    Args:
+        odd_max: How many may be of another than the two usual kinds.
+
     Returns:
-        Times and values, and whether all of them are of the two usual kinds.
+        Times and values, and whether all of them are of the usual kinds.
 
     Raises:
-        WireError: One of them is no ``Sample``.
+        WireError: One of them is no ``Sample``, or (``TooMany``) too many are odd.
     """
     sizes = body.byte(at + 1)
     is_full = (sizes == FULL) & (body.byte(at + 2) == 0x09)
@@ -147,12 +157,15 @@ def read_samples(body: Body, at: IntArray) -> tuple[IntArray, FloatArray, bool]:
     if not is_full.all():
         words = np.where(is_full, words, np.uint64(0))
     ts_ms, values = _times(tail), words.view(np.float64)
-    if not plain.all():
+    odd = np.flatnonzero(~plain).tolist()
+    if odd:
+        if len(odd) > odd_max:
+            raise TooMany(f"more than {odd_max} samples in an unusual form")
         raw = body.raw
-        for place in np.flatnonzero(~plain).tolist():
+        for place in odd:
             _, _, start, end = read_field(raw, int(at[place]), len(raw))
             values[place], ts_ms[place] = read_sample(raw, start, end)
-    return ts_ms, values, bool(plain.all())
+    return ts_ms, values, not odd
 
 
 class Template:

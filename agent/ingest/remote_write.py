@@ -20,7 +20,7 @@ from ...storage.exemplars import Exemplar
 from ...storage.frame import BoolArray, FloatArray, IntArray
 from ...storage.model import METRIC_NAME, Labels, Metadata, MetricType
 from ..wire import prompb, prompb2
-from ..wire.errors import WireError
+from ..wire.errors import TooMany, WireError
 from ..wire.protobuf import LEN, fields, length_delimited, read_field, read_varint
 from .naming import family_of
 from .remote_columns import (
@@ -32,6 +32,13 @@ from .remote_columns import (
     single_samples,
 )
 from .remote_series import Fresh, SeriesTable, SymbolTable
+
+#: What may be taken apart for one request: a second's work. Senders pack 10,000 samples at most.
+STEPS_MAX: Final = 700_000
+_MESSAGES_MAX: Final = 300_000
+SAMPLES_MAX: Final = 300_000
+#: Labels of 2.0 requests, written out as 1.0 has them.
+_LABEL_BYTES_MAX: Final = 32 << 20
 
 _SERIES_1: Final = 0x0A
 _METADATA_1: Final = 0x1A
@@ -83,40 +90,37 @@ class WriteBatch:
     bad_metadata: int = 0
 
 
-class ColdBody(Exception):
-    """So many series are new or odd that reading the body takes a while."""
-
-
-def decode_1(raw: bytes, table: SeriesTable, walk_max: int | None = None) -> WriteBatch:
+def decode_1(raw: bytes, table: SeriesTable, steps: int = STEPS_MAX) -> WriteBatch:
     """
     Read the ``WriteRequest`` of remote write 1.0.
 
     Args:
-        walk_max: Most series to be taken apart; each takes some 15 us.
+        steps: How much may be taken apart field by field; a step is about 1 us.
 
     Raises:
-        WireError: It is none.
-        ColdBody: There are more than ``walk_max``; try again where time is no matter.
+        WireError: It is none; ``TooMany``: it takes more steps.
     """
-    return _Request1(raw, table).decode(walk_max)
+    return _Request1(raw, table, steps).decode()
 
 
-def decode_2(raw: bytes, table: SeriesTable, walk_max: int | None = None) -> WriteBatch:
-    """Read the ``Request`` of remote write 2.0. Raises as :func:`decode_1`."""
-    return _Request2(raw, table).decode(walk_max)
+def decode_2(raw: bytes, table: SeriesTable, steps: int = STEPS_MAX) -> WriteBatch:
+    """Read the ``Request`` of remote write 2.0. Args and Raises as :func:`decode_1`."""
+    return _Request2(raw, table, steps).decode()
 
 
 class _Request(ABC):
     """A request that is being read."""
 
-    def __init__(self, raw: bytes, table: SeriesTable) -> None:
+    def __init__(self, raw: bytes, table: SeriesTable, steps: int) -> None:
         self.raw, self.table = raw, table
         self.body = Body(raw)
         empty = np.empty(0, np.int64)
         self.batch = WriteBatch(table, empty, empty, np.empty(0), [])
         self._fresh: dict[bytes, int] = {}
+        self._steps, self._steps_max = steps, steps
+        self._samples = min(SAMPLES_MAX, 8 * steps)
 
-    def decode(self, walk_max: int | None) -> WriteBatch:
+    def decode(self) -> WriteBatch:
         batch, body = self.batch, self.body
         template = self.table.template(self.raw)
         columns = None if template is None else template.read(body)
@@ -125,17 +129,22 @@ class _Request(ABC):
             return batch
         starts, ends = self._messages()
         series, at, found = self._look_up(starts, ends)
-        odd = len(found) - int(np.count_nonzero(found))
-        if walk_max is not None and odd + len(batch.fresh) > walk_max:
-            raise ColdBody
-        is_plain = not odd
-        if odd:
+        is_plain = bool(found.all())
+        if not is_plain:
             series, at = self._with_walked(series, at, found, starts, ends)
         batch.series = series
-        batch.ts_ms, batch.values, all_usual = read_samples(body, at)
+        batch.ts_ms, batch.values, all_usual = read_samples(body, at, self._steps // 2)
         if is_plain and all_usual and len(at) >= _TEMPLATE_SAMPLES_MIN and not batch.fresh:
             self.table.learn_template(body, at, series)
         return batch
+
+    def _spend(self, steps: int) -> None:
+        self._steps -= steps
+        if self._steps < 0:
+            raise TooMany(
+                f"more than {self._steps_max} fields have to be read one by one; "
+                "send fewer new series at a time"
+            )
 
     @abstractmethod
     def _messages(self) -> tuple[list[int], list[int]]:
@@ -170,6 +179,8 @@ class _Request(ABC):
                 raise WireError("a series is cut short") from None
             counts[i] = len(samples)
             places += samples
+            self._samples -= len(samples)
+            self._spend(2 + (len(samples) >> 3))
         is_walked = np.repeat(~found, counts)
         out = np.empty(len(is_walked), np.int64)
         out[is_walked] = places
@@ -183,18 +194,24 @@ class _Request(ABC):
             return slot
         place = self._fresh.get(key)
         if place is None:
+            fresh, count = _read_series(key, type_)
+            self._spend(8 + 2 * count)
             place = self._fresh[key] = len(self.batch.fresh)
-            self.batch.fresh.append(_read_series(key, type_))
+            self.batch.fresh.append(fresh)
         return ~place
 
     def _add_exemplar(self, series: int, sent: prompb.WireExemplar) -> None:
+        self._spend(4 + 2 * len(sent.labels))
         exemplar = Exemplar(Labels.of(sent.labels), sent.value, sent.ts_ms)
         self.batch.exemplars.append((series, exemplar))
 
 
 class _Request1(_Request):
     def _messages(self) -> tuple[list[int], list[int]]:
-        starts, ends, side = messages(self.raw, _SERIES_1, _METADATA_1)
+        starts, ends, side = messages(
+            self.raw, _SERIES_1, _METADATA_1, min(self._steps, _MESSAGES_MAX)
+        )
+        self._spend(2 * len(side))
         for start, end in zip(side[::2], side[1::2], strict=True):
             try:
                 sent = prompb.read_metadata(self.raw, start, end)
@@ -221,18 +238,25 @@ class _Request1(_Request):
             else:
                 length, at = read_varint(raw, at + 1)
                 at += length
-        key = raw[start:at]
+        labels = [raw[start:at]]
+        # Many labels take few bytes only if somebody means to keep us busy.
+        self._spend((at - start) >> 4)
         places: list[int] = []
-        while at < end and raw[at] == SAMPLE_TAG and (length := raw[at + 1]) < 0x80:
+        for _ in range(self._samples):
+            if at >= end or raw[at] != SAMPLE_TAG or (length := raw[at + 1]) >= 0x80:
+                break
             places.append(at)
             at += 2 + length
+        else:
+            raise TooMany(f"more than {SAMPLES_MAX} samples; send them in several requests")
         if at > end:
             raise WireError("a series is cut short")
         exemplars = []
         while at < end:
+            self._spend(1)
             number, kind, value, until = read_field(raw, at, end)
             if kind == LEN and number == 1:
-                key += raw[at:until]
+                labels.append(raw[at:until])
             elif kind == LEN and number == 2:
                 places.append(at)
             elif kind == LEN and number == 3:
@@ -242,7 +266,7 @@ class _Request1(_Request):
             at = until
         if not (places or exemplars):
             return 0, places
-        series = self._series_of(key)
+        series = self._series_of(b"".join(labels))
         for first, last in exemplars:
             try:
                 self._add_exemplar(series, prompb.read_exemplar(raw, first, last))
@@ -252,14 +276,15 @@ class _Request1(_Request):
 
 
 class _Request2(_Request):
-    def __init__(self, raw: bytes, table: SeriesTable) -> None:
-        super().__init__(raw, table)
+    def __init__(self, raw: bytes, table: SeriesTable, steps: int) -> None:
+        super().__init__(raw, table, steps)
         self._symbols = SymbolTable(())
         self._described: dict[tuple[bytes, bytes], MetricType] = {}
+        self._label_bytes = _LABEL_BYTES_MAX
 
     def _messages(self) -> tuple[list[int], list[int]]:
         raw = self.raw
-        starts, ends, side = messages(raw, _SERIES_2, _SYMBOL_2)
+        starts, ends, side = messages(raw, _SERIES_2, _SYMBOL_2, min(self._steps, _MESSAGES_MAX))
         symbols = tuple(raw[i:j] for i, j in zip(side[::2], side[1::2], strict=True))
         if symbols and symbols[0]:
             raise WireError("the first symbol is not the empty string")
@@ -299,6 +324,7 @@ class _Request2(_Request):
         a sender's symbols are different for each request unless it repeats itself.
         """
         symbols = self._symbols.symbols
+        self._spend(len(keys))
         numbers, counts = read_packed([key[2:] for key in keys])
         if (counts % 2).any():
             raise WireError("a series has a label without a value")
@@ -313,13 +339,20 @@ class _Request2(_Request):
         found = []
         start = 0
         for key, end, sent in zip(keys, ends, metadata, strict=True):
-            label_bytes = b"".join(fields_of[start:end])
+            label_bytes = self._joined(fields_of[start:end])
             series = self._series_of(label_bytes, self._describe(fields_of[start:end], sent))
             if series >= 0:
                 self._symbols.slots[key] = series
             found.append(series)
             start = end
         return found
+
+    def _joined(self, labels: list[bytes]) -> bytes:
+        """Join label fields: a few bytes of references can stand for very many of these."""
+        self._label_bytes -= sum(map(len, labels))
+        if self._label_bytes < 0:
+            raise TooMany(f"more than {_LABEL_BYTES_MAX} bytes of labels, once written out")
+        return b"".join(labels)
 
     def _describe(self, labels: list[bytes], sent: bytes) -> MetricType:
         """Take a series' metadata; return its type."""
@@ -329,6 +362,7 @@ class _Request2(_Request):
         known = self._described.get((name, sent))
         if known is not None:
             return known
+        self._spend(4 + (len(sent) >> 3))
         metadata = prompb2.read_metadata(sent, 0, len(sent))
         type_ = _type(metadata.type)
         self._described[name, sent] = type_
@@ -351,8 +385,10 @@ class _Request2(_Request):
         metadata = b""
         at = start
         for number, kind, value, until in fields(raw, start, end):
+            self._spend(1)
             if number == 1:
                 references += prompb2.read_numbers(raw, kind, value, until)
+                self._spend((until - at) >> 1)
             elif kind == LEN and number == 2:
                 places.append(at)
             elif kind == LEN and number == 3:
@@ -370,7 +406,7 @@ class _Request2(_Request):
         type_ = self._describe(labels, metadata)
         if not (places or exemplars):
             return 0, places
-        series = self._series_of(b"".join(labels), type_)
+        series = self._series_of(self._joined(labels), type_)
         for first, last in exemplars:
             try:
                 self._add_exemplar(series, prompb2.read_exemplar(symbols, raw, first, last))
@@ -379,21 +415,28 @@ class _Request2(_Request):
         return series, places
 
 
-def _read_series(key: bytes, type_: MetricType) -> Fresh:
-    """Read label fields, and say what is wrong with them if they can't name a series."""
+def _read_series(key: bytes, type_: MetricType) -> tuple[Fresh, int]:
+    """
+    Read label fields, and say what is wrong with them if they can't name a series; also how many
+    they are.
+    """
     try:
         pairs = prompb.read_labels(key, 0, len(key))
     except UnicodeDecodeError:
-        return Fresh(key, Labels(), "a label is not valid UTF-8")
+        return Fresh(key, Labels(), "a label is not valid UTF-8"), len(key) >> 4
+    except TooMany as error:
+        return Fresh(key, Labels(), str(error)), prompb.LABELS_MAX
     labels = Labels.of(pairs)
-    shown = str(labels)[:_SHOWN_CHARS]
+    fault = ""
     if len(dict(pairs)) < len(pairs):
-        return Fresh(key, Labels(), f"{shown}: a label is given twice")
-    if not labels.name:
-        return Fresh(key, Labels(), f"{shown}: there is no metric name")
-    if any(not name for name, _ in pairs):
-        return Fresh(key, Labels(), f"{shown}: a label has no name")
-    return Fresh(key, labels, "", type_)
+        fault = "a label is given twice"
+    elif not labels.name:
+        fault = "there is no metric name"
+    elif any(not name for name, _ in pairs):
+        fault = "a label has no name"
+    if fault:
+        return Fresh(key, Labels(), f"{str(labels)[:_SHOWN_CHARS]}: {fault}"), len(pairs)
+    return Fresh(key, labels, "", type_), len(pairs)
 
 
 def _type(number: int) -> MetricType:

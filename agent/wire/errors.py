@@ -15,3 +15,7 @@ class TooLong(WireError):
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(f"the body is longer than {limit_bytes} bytes once unpacked")
         self.limit_bytes = limit_bytes
+
+
+class TooMany(WireError):
+    """There is more in the bytes than is taken apart for one request."""

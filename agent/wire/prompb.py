@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .errors import WireError
+from .errors import TooMany, WireError
 from .protobuf import (
     I64,
     LEN,
@@ -35,6 +35,9 @@ TYPES: Final = (
     "info",
     "stateset",
 )
+
+#: Labels of one series or exemplar; no setting allows more.
+LABELS_MAX: Final = 1_000
 
 Pairs = list[tuple[str, str]]
 Point = tuple[float, int]
@@ -87,12 +90,17 @@ def read_label(data: bytes, start: int, end: int) -> tuple[str, str]:
 
 
 def read_labels(data: bytes, start: int, end: int) -> Pairs:
-    """Return the labels of a message that has them in field 1. Raises as :func:`read_label`."""
-    return [
-        read_label(data, at, until)
-        for number, kind, at, until in fields(data, start, end)
-        if number == 1 and kind == LEN
-    ]
+    """
+    Return the labels of a message that has them in field 1. Raises as :func:`read_label`, and
+    TooMany if there are more than :data:`LABELS_MAX`.
+    """
+    pairs: Pairs = []
+    for number, kind, at, until in fields(data, start, end):
+        if number == 1 and kind == LEN:
+            if len(pairs) == LABELS_MAX:
+                raise TooMany(f"more than {LABELS_MAX} labels")
+            pairs.append(read_label(data, at, until))
+    return pairs
 
 
 def read_exemplar(data: bytes, start: int, end: int) -> WireExemplar:

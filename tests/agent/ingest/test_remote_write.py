@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from support import prometheus_pb as pb
 from support.remote import Plain, Senders
 from tachograph.agent.ingest.remote_series import SeriesTable
-from tachograph.agent.ingest.remote_write import ColdBody, WriteBatch, decode_1, decode_2
+from tachograph.agent.ingest.remote_write import WriteBatch, decode_1, decode_2
 from tachograph.agent.wire import prompb, prompb2
-from tachograph.agent.wire.errors import WireError
+from tachograph.agent.wire.errors import TooMany, WireError
+from tachograph.agent.wire.protobuf import length_delimited, varint
 from tachograph.storage.frame import STALE_NAN
 from tachograph.storage.model import STALE_NAN_BITS, Labels, Metadata, MetricType
 
@@ -218,10 +219,49 @@ def test_templates_take_no_more_than_their_share() -> None:
 def test_many_new_series_are_left_to_whoever_has_time() -> None:
     senders = Senders()
     body = many(50, NOW_MS, float)
-    with pytest.raises(ColdBody):
-        decode_1(body, senders.table, 49)
-    senders.take(decode_1(body, senders.table, 50))
-    decode_1(body, senders.table, 0)
+    with pytest.raises(TooMany):
+        decode_1(body, senders.table, 400)
+    senders.take(decode_1(body, senders.table, 1000))
+    decode_1(body, senders.table, 50)
+
+
+def pack(number: int) -> bytes:
+    return number.to_bytes(3, "big").translate(bytes(i % 128 for i in range(256)))
+
+
+BUSY = {
+    "empty series": b"\x0a\x00" * 1_100_000,
+    "empty metadata": b"\x1a\x00" * 600_000,
+    "unknown fields": b"\x78\x00" * 1_100_000,
+    "empty samples": length_delimited(1, b"\x12\x00" * 700_000),
+    "odd samples": length_delimited(1, b"\x12\x02\x10\x00" * 299_999 + b"\x78\x00" * 700_000),
+    "unknown fields of a series": length_delimited(1, b"\x12\x00" + b"\x78\x00" * 1_100_000),
+    "empty exemplars": length_delimited(1, b"\x12\x00" + b"\x1a\x00" * 600_000),
+    "empty labels": length_delimited(1, b"\x0a\x00" * 700_000 + b"\x12\x00") * 20,
+    "labels behind the samples": length_delimited(1, b"\x12\x00" + b"\x0a\x00" * 1_100_000),
+    "new series": b"".join(
+        length_delimited(1, length_delimited(1, b"\x0a\x03" + pack(i)) * 20 + b"\x12\x00")
+        for i in range(30_000)
+    ),
+    "series that are not UTF-8": b"".join(
+        length_delimited(1, length_delimited(1, b"\x0a\x04\xff" + pack(i)) * 400 + b"\x12\x00")
+        for i in range(10_000)
+    ),
+}
+
+
+@pytest.mark.parametrize("body", BUSY.values(), ids=BUSY)
+def test_a_body_made_to_keep_us_busy_is_given_up(body: bytes) -> None:
+    with pytest.raises(TooMany):
+        decode_1(body, SeriesTable())
+
+
+def test_2_0_labels_do_not_grow_without_end() -> None:
+    symbols = [b"", b"__name__", b"x" * 100_000]
+    series = length_delimited(5, length_delimited(1, b"\x01\x02") + b"\x12\x00")
+    body = b"".join(length_delimited(4, symbol) for symbol in symbols) + series * 10_000
+    with pytest.raises(TooMany):
+        decode_2(body, SeriesTable())
 
 
 # --- What stands beside samples --------------------------------------------------------------
@@ -381,8 +421,6 @@ def test_2_0_describes_a_family_under_its_own_name() -> None:
 def test_2_0_with_references_into_nowhere_is_refused(
     symbols: list[bytes], references: list[int], fault: str
 ) -> None:
-    from tachograph.agent.wire.protobuf import length_delimited, varint
-
     series = length_delimited(1, b"".join(map(varint, references)))
     sample = pb.new("Sample", value=1.0, timestamp=NOW_MS).SerializeToString()
     body = b"".join(length_delimited(4, symbol) for symbol in symbols)
