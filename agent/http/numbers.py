@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+import numpy as np
+
+from ...storage.frame import FloatArray
+
+_encode = msgspec.json.Encoder().encode
+
 
 def format_value(value: float) -> str:
     """
@@ -28,6 +35,40 @@ def format_value(value: float) -> str:
         return text
     sign = exponent[0] if exponent[0] in "+-" else "+"
     return f"{digits.removesuffix('.0')}e{sign}{exponent.lstrip('+-').zfill(2)}"
+
+
+def format_values(values: FloatArray) -> list[str]:
+    """Write many values as :func:`format_value` does, ten times as fast."""
+    size = np.abs(values)
+    # In between, JSON writes a number as it shall be; but for the fraction of a whole one.
+    plain = ((size >= 1e-4) & (size < 1e15)) | (values == 0)
+    if not plain.all():
+        texts = format_values(np.where(plain, values, 1.5)) if plain.any() else [""] * len(values)
+        for place in np.flatnonzero(~plain).tolist():
+            texts[place] = format_value(float(values[place]))
+        return texts
+    if not len(values):
+        return []
+    if (values == np.trunc(values)).all() and not np.signbit(values[values == 0]).any():
+        return _encode(values.astype(np.int64).tolist()).decode()[1:-1].split(",")
+    text = _encode(values.tolist()).decode()[1:-1] + ","
+    return text.replace(".0,", ",")[:-1].split(",")
+
+
+def format_scalar(value: float) -> str:
+    """Write the value of a scalar: as :func:`format_value`, but never with an exponent."""
+    text = format_value(value)
+    if "e" not in text:
+        return text
+    digits, _, exponent = text.lstrip("-").partition("e")
+    return ("-" if value < 0 else "") + _without_exponent(digits, int(exponent))
+
+
+def format_time(ts_ms: int) -> str:
+    """Write a time in seconds: a whole number, or one with exactly three decimals."""
+    sign, size = ("-", -ts_ms) if ts_ms < 0 else ("", ts_ms)
+    seconds, rest = divmod(size, 1000)
+    return f"{sign}{seconds}.{rest:03}" if rest else f"{sign}{seconds}"
 
 
 def format_seconds(ts_ms: int) -> int | float:
