@@ -1,8 +1,8 @@
 """
 Start after kill -9: index and an hour of journal back into memory.
 
-``python benchmarks/storage_recovery.py [--series 10000 100000] [--ticks 360]``: the files of a store
-that never sealed are opened by a process of their own; then the seal that follows.
+``python benchmarks/storage_recovery.py [--series 10000 100000] [--ticks 360]``: the files of a
+store that never sealed are opened by a process of their own; then the seal that follows.
 """
 
 from __future__ import annotations
@@ -84,9 +84,8 @@ def main() -> None:
         asyncio.run(recover(args.recover, args.series[0], args.now))
         return
 
-    print(
-        f"{'':18}{'samples':>12}{'open s':>9}{'CPU s':>8}{'M/s':>7}{'MiB':>7}{'seal s':>9}{'CPU s':>8}"
-    )
+    heads = {"samples": 12, "open s": 9, "CPU s": 8, "M/s": 7, "MiB": 7, "seal s": 9, "CPU": 8}
+    print(" " * 18 + "".join(f"{name:>{width}}" for name, width in heads.items()))
     for series in args.series:
         with tempfile.TemporaryDirectory() as root:
             now_ms = asyncio.run(leave_behind(Path(root), series, args.ticks))
