@@ -66,6 +66,8 @@ class Buckets:
         resets: Sum of the values right before each drop inside the bucket, so that a counter grew
             by ``last - first + resets`` within it. A comparison with NaN is no drop. NaN where it
             was not kept (gauges, see ``rollup_codec``).
+        stale_after_ms: How long after ``last_ms`` a stale marker came, before any other sample and
+            within the same UTC day; 0 if none did. It may lie in a later bucket.
     """
 
     index: IntArray
@@ -78,6 +80,7 @@ class Buckets:
     first_ms: IntArray
     last_ms: IntArray
     resets: FloatArray
+    stale_after_ms: IntArray
 
     def __len__(self) -> int:
         return len(self.index)
@@ -121,7 +124,7 @@ class BucketRows:
 def empty() -> Buckets:
     """Return no buckets."""
     ints, floats = np.empty(0, np.int64), np.empty(0)
-    return Buckets(ints, ints, floats, floats, floats, floats, floats, ints, ints, floats)
+    return Buckets(ints, ints, floats, floats, floats, floats, floats, ints, ints, floats, ints)
 
 
 def rollup(ts_ms: IntArray, values: FloatArray, width_ms: int) -> Buckets:
@@ -143,7 +146,8 @@ def rollup_rows(ts_ms: IntArray, values: FloatArray, width_ms: int) -> BucketRow
     with np.errstate(all="ignore"):
         has_nan = bool(np.isnan(values.sum(axis=1)).any())
     if has_nan:
-        present = ~(is_stale(values) | is_absent(values))
+        stale = is_stale(values)
+        present = ~(stale | is_absent(values))
         flat = values[present]
         row, column = np.nonzero(present)
         opens = np.ones(len(flat), np.bool_)
@@ -152,6 +156,8 @@ def rollup_rows(ts_ms: IntArray, values: FloatArray, width_ms: int) -> BucketRow
         ends = np.append(starts[1:], len(flat)) - 1 if len(flat) else starts
         first_column, last_column = column[starts], column[ends]
         offsets = np.searchsorted(row[starts], np.arange(rows + 1))
+        first_cell, last_cell = row[starts] * n + first_column, row[ends] * n + last_column
+        stale_after_ms = _since_stale(ts_ms, stale, first_cell, last_cell)
     else:
         flat = values.reshape(-1)
         edges = np.flatnonzero(index[1:] != index[:-1]) + 1
@@ -161,6 +167,7 @@ def rollup_rows(ts_ms: IntArray, values: FloatArray, width_ms: int) -> BucketRow
         starts, ends = (base + column).ravel(), (base + last).ravel()
         first_column, last_column = np.tile(column, rows), np.tile(last, rows)
         offsets = len(column) * np.arange(rows + 1)
+        stale_after_ms = np.zeros(len(starts), np.int64)
     if not len(starts):
         return BucketRows(empty(), offsets)
     with np.errstate(all="ignore"):
@@ -175,6 +182,7 @@ def rollup_rows(ts_ms: IntArray, values: FloatArray, width_ms: int) -> BucketRow
             first_ms=ts_ms[first_column],
             last_ms=ts_ms[last_column],
             resets=_drops(flat, flat, starts, None),
+            stale_after_ms=stale_after_ms,
         )
     return BucketRows(buckets, offsets)
 
@@ -279,8 +287,32 @@ def _combine(buckets: Buckets, index: IntArray, offsets: IntArray) -> BucketRows
             first_ms=buckets.first_ms[starts],
             last_ms=buckets.last_ms[ends],
             resets=_drops(buckets.first, buckets.last, starts, buckets.resets),
+            stale_after_ms=buckets.stale_after_ms[ends],
         )
     return BucketRows(combined, np.searchsorted(starts, offsets))
+
+
+def _since_stale(
+    ts_ms: IntArray, stale: BoolArray, first_cell: IntArray, last_cell: IntArray
+) -> IntArray:
+    """
+    Return how long after the last sample of each bucket a stale marker came, 0 if none did.
+
+    Args:
+        stale: ``[rows, n]``.
+        first_cell: Where the first sample of each bucket stands among all cells, row by row;
+            ``last_cell`` the last.
+    """
+    n, result = len(ts_ms), np.zeros(len(first_cell), np.int64)
+    markers = np.flatnonzero(stale)
+    if not len(markers) or not len(result):
+        return result
+    end = (last_cell // n + 1) * n  # of the row, or where the next bucket begins
+    end[:-1] = np.minimum(end[:-1], first_cell[1:])
+    next_marker = markers[np.minimum(np.searchsorted(markers, last_cell), len(markers) - 1)]
+    ended = (next_marker > last_cell) & (next_marker < end)
+    result[ended] = ts_ms[next_marker[ended] % n] - ts_ms[last_cell[ended] % n]
+    return result
 
 
 def _drops(

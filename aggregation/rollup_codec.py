@@ -1,7 +1,7 @@
 """
 Turns the rollup row of one series, tier and UTC day into bytes and back.
 
-Nothing that the other columns foretell is stored: nine columns of residuals are written, and those
+Nothing that the other columns foretell is stored: ten columns of residuals are written, and those
 that are zero or the same all day cost nothing or one number. Decimals become integers, as in
 ``storage/codec.py``; other floats go by their bits, in the order of the numbers.
 
@@ -11,12 +11,12 @@ the row is small, a blob of ``codec.encode_ints`` for each varying column.
 ====== =========================================================================================
 bits   header
 ====== =========================================================================================
-0-17   two bits per column, in the order of ``_COLUMNS``: 0 zeros, 1 one number, 2 numbers
+0-17   two bits per column, the first nine: 0 zeros, 1 one number, 2 numbers
 18-21  exponent: values are ``int * 2**shift / 10**exponent``; 15: ints are bits of floats
 22-27  shift
 28     small
 29     resets are kept
-30-31  0
+30-31  the bits of the tenth column
 ====== =========================================================================================
 
 The varints: number of buckets ``k``, usual interval between samples in ms, time of the first sample
@@ -35,6 +35,7 @@ below    ``min(first, last) - min``
 above    ``max - max(first, last)``
 sum      ``sum`` less ``count`` times the mean of first, last, min and max
 resets   ``resets``
+stale    ``stale_after_ms``
 ======== =======================================================================================
 
 In ``gap`` and ``step`` the first bucket, which has none before it, repeats the second's.
@@ -55,7 +56,9 @@ from ..storage.frame import FloatArray, IntArray
 from ..storage.keys import DAY_MS
 from .rollup import Buckets, Tier, empty, merge
 
-_COLUMNS: Final = 9
+#: Where the kind of each column stands in the header. The last one came later: rows without it
+#: have zeros there.
+_KINDS: Final = (*range(0, 18, 2), 30)
 _ZEROS, _ONE, _MANY = 0, 1, 2
 _BITS: Final = 15
 _SMALL: Final = 1 << 28
@@ -88,13 +91,13 @@ def encode_day(
     k = len(buckets)
     exponent, shift, values = _integers(buckets, keep_resets)
     first, last, low, high, total, resets = values
-    columns = np.empty((_COLUMNS, k), np.int64)
+    columns = np.empty((len(_KINDS), k), np.int64)
     interval = _times(buckets, columns)
     columns[3] = _since_last(first, last)
     np.subtract(last, first, out=columns[4])
     np.subtract(np.minimum(first, last), low, out=columns[5])
     np.subtract(high, np.maximum(first, last), out=columns[6])
-    columns[7], columns[8] = total, resets
+    columns[7], columns[8], columns[9] = total, resets, buckets.stale_after_ms
     header = exponent << 18 | shift << 22 | (_HAS_RESETS if keep_resets else 0)
     numbers = [k, interval, int(buckets.first_ms[0]) - day * DAY_MS, int(first[0])]
     many: list[IntArray] = []
@@ -102,10 +105,10 @@ def encode_day(
     is_same: list[bool] = (columns == columns[:, :1]).all(axis=1).tolist()
     for place, lead in enumerate(leads):
         if not is_same[place]:
-            header |= _MANY << 2 * place
+            header |= _MANY << _KINDS[place]
             many.append(columns[place])
         elif lead:
-            header |= _ONE << 2 * place
+            header |= _ONE << _KINDS[place]
             numbers.append(lead)
     if k <= _SMALL_MAX:
         body = np.concatenate((np.array(numbers, np.int64), *many))
@@ -148,7 +151,7 @@ def decode_rows(
         One run of buckets by series, and series and day of each row that is damaged.
     """
     # Rows of one shape have the same numbers in the same places: a few calls decode all of them.
-    shapes: dict[tuple[int, int], list[tuple[int, int, bytes]]] = {}
+    shapes: dict[tuple[int, int, bool], list[tuple[int, int, bytes]]] = {}
     damaged = []
     for row in sorted(rows, key=itemgetter(0, 1)):
         try:
@@ -156,7 +159,7 @@ def decode_rows(
         except CodecError:
             damaged.append(row[:2])
     parts: dict[int, list[Buckets]] = {}
-    for (_, k), alike in shapes.items():
+    for (_, k, _), alike in shapes.items():
         try:
             stack = _decode([blob for _, _, blob in alike], tier, [day for _, day, _ in alike])
         except CodecError:
@@ -290,23 +293,26 @@ def _to_varints(numbers: IntArray) -> bytes:
 # --- Decoding ---------------------------------------------------------------------------------
 
 
-def _shape(blob: bytes) -> tuple[int, int]:
-    """Return what is the same in the headers of rows that can be decoded together, and ``k``."""
+def _shape(blob: bytes) -> tuple[int, int, bool]:
+    """
+    Return what rows that can be decoded together have in common: a part of their headers, ``k``,
+    and whether their values are bits of floats.
+    """
     if len(blob) <= _HEADER.size:
         raise CodecError("damaged rollup: it ends within the header")
     (header,) = _HEADER.unpack_from(blob)
     exponent = header >> 18 & 15
-    if header >> 30 or len(POWERS) <= exponent < _BITS:
+    if len(POWERS) <= exponent < _BITS:
         raise CodecError(f"damaged rollup: header {header:#x}")
     (k,), _ = _front(blob, 1)
     # Two rows with short decimals may have other units; those with bits of floats are none.
-    return header & ~_UNIT | (exponent == _BITS) << 30, k
+    return header & ~_UNIT, k, exponent == _BITS
 
 
 def _decode(blobs: Sequence[bytes], tier: Tier, days: Sequence[int]) -> Buckets:
     """Decode rows of one shape, one after the other."""
-    shape, k = _shape(blobs[0])
-    kinds = [shape >> 2 * place & 3 for place in range(_COLUMNS)]
+    shape, k, _ = _shape(blobs[0])
+    kinds = [shape >> at & 3 for at in _KINDS]
     if max(kinds) > _MANY or not 0 < k <= DAY_MS // tier.width_ms:
         raise CodecError(f"damaged rollup: {k} buckets in a day, kinds of columns {kinds}")
     headers = np.array([_HEADER.unpack_from(blob)[0] for blob in blobs], np.int64)
@@ -393,7 +399,7 @@ def _rebuild(
         columns: ``[rows, k]`` each.
         days: That of each row.
     """
-    count, gap, span, step, change, below, above, total, resets = columns
+    count, gap, span, step, change, below, above, total, resets, stale = columns
     day = np.array(days, np.int64)[:, np.newaxis]
     interval = numbers[:, 1:2]
     span = span + (count - 1) * interval
@@ -403,6 +409,7 @@ def _rebuild(
     if (
         (count < 1).any()
         or (span < 0).any()
+        or (stale < 0).any()
         or ((last_ms - 1) // tier.width_ms != index).any()
         or (index[:, 1:] <= index[:, :-1]).any()
         or (index[:, [0, -1]] // (DAY_MS // tier.width_ms) != day).any()
@@ -433,6 +440,7 @@ def _rebuild(
         first_ms=first_ms.ravel(),
         last_ms=last_ms.ravel(),
         resets=drops.ravel(),
+        stale_after_ms=stale.ravel(),
     )
 
 

@@ -16,7 +16,7 @@ from ..storage.select import Querier
 from .rollup import Aggregate, Buckets, Tier, aggregate, merge, rollup_rows
 from .rollup_codec import decode_rows
 
-#: What is worked on at a time: series, buckets of all of them (each takes 80 bytes), and series
+#: What is worked on at a time: series, buckets of all of them (each takes 88 bytes), and series
 #: whose raw samples are read.
 _PIECE: Final = 512
 _PIECE_BUCKETS: Final = 1 << 18
