@@ -404,6 +404,8 @@ class Evaluator:
         kept: Block | None = None
         held = 0
         if (limits < 1).all():
+            for _ in self.vector(node.expr, grid):
+                pass  # errors in evaluating what nothing is taken of are still errors
             return
         for block in self.vector(node.expr, grid):
             if not block.rows:

@@ -77,6 +77,13 @@ def test_a_quantile_of_nothing_is_nothing(name: str) -> None:
     assert answer(vector(a=1.0), f"quantile(0.5, x > 5) or {name}") == {}
 
 
+@pytest.mark.parametrize("name", ["topk", "bottomk", "limitk"])
+def test_taking_none_of_a_vector_that_fails_still_fails(name: str) -> None:
+    with pytest.raises(ExecutionError, match="found duplicate series"):
+        answer(vector(a=1.0, b=1.0), f"{name}(0, x + on () x)")
+    assert answer(vector(a=1.0, b=1.0), f"{name}(0, x)") == {}
+
+
 def test_dates_of_no_time_are_no_crash() -> None:
     values = np.array([math.nan, math.inf, -math.inf, 1e300])
     for part in DATES.values():
