@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from series import FloatArray, mix
+from series import FloatArray, IntArray, mix
 
 from tachograph.config.settings import StorageLimits, StorageSettings
 from tachograph.storage.clock import SystemClock
@@ -104,7 +104,7 @@ async def measure(
     for tick, row in enumerate(values):
         clock.time_ms += INTERVAL_MS
         if points:
-            at = clock.time_ms - rng.integers(0, INTERVAL_MS, series)
+            at: IntArray = clock.time_ms - rng.integers(0, INTERVAL_MS, series)
             store.append_points(refs, at, row)
         else:
             group.append(clock.time_ms, refs, row)
