@@ -21,8 +21,9 @@ from ..config.errors import ConfigError, TachographError
 from ..config.selector import Matcher
 from ..storage.clock import Clock, SystemClock
 from ..storage.errors import StorageError
+from ..storage.exemplars import Exemplar
 from ..storage.frame import FloatArray, IntArray, RefArray
-from ..storage.model import Series
+from ..storage.model import Labels, Series
 from ..storage.state import State
 from ..storage.store import Store
 from .backends import Backends
@@ -42,12 +43,17 @@ from .collectors.source import Source
 from .http import cardinality, events, exposition, info, lifecycle, stored
 from .http.points import GROUP as POINTS_GROUP
 from .http.points import PointsEndpoint
+from .http.prometheus import PrometheusApi
 from .http.server import HttpServer, is_loopback, split_listen
+from .http.status import ProcessFacts
+from .http.targets import TargetFacts, Targets
+from .ingest.exposition import Exemplar as PageExemplar
 from .ingest.recorder import Recorder
 from .loop_lag import LoopLag
 from .maintenance import Maintenance
 from .sdnotify import ServiceManager
 from .selfmetrics import (
+    api_metrics,
     collection_metrics,
     edge_metrics,
     kept_metrics,
@@ -133,7 +139,11 @@ class Agent:
             # A page may hold what the store takes, and some more that it then refuses one by one.
             samples_max = max(_PAGE_SAMPLES, 2 * self.config.storage.limits.series)
             self.scrapes = ScrapePool(
-                self.store, self.clock, self._session, samples_max=samples_max
+                self.store,
+                self.clock,
+                self._session,
+                on_exemplars=self._keep_exemplars,
+                samples_max=samples_max,
             )
             await self.scrapes.apply(self.config.scrape_configs)
             self._monitor = self._self_monitor()
@@ -309,7 +319,8 @@ class Agent:
     def _build(self) -> None:
         config, clock = self.config, self.clock
         is_local = is_loopback(split_listen(config.listen)[0])
-        self.store = Store(config.storage, clock)
+        # One for each query at a time, and one more for who only looks something up.
+        self.store = Store(config.storage, clock, readers=config.promql.max_concurrency + 1)
         self.state = State(self.store.directory, clock)
         self.maintenance = Maintenance(self.store, Compactor(self.store), clock)
         self.recorder = Recorder(self.store, config.metrics.custom, clock)
@@ -339,12 +350,17 @@ class Agent:
             self.store.families,
             config.promql.lookback_ms,
         )
+        facts = ProcessFacts(
+            __version__, clock.now_ms(), lambda: self.config, lambda: self._last_reload
+        )
+        self.prometheus = PrometheusApi(self.store, clock, config, facts, self._targets)
         self.server = HttpServer(
             config.listen,
             config.http,
             [
                 *lifecycle.routes(self, allow_reload=config.http.lifecycle),
                 *exposition.routes(self.exposition, clock),
+                *self.prometheus.routes(),
                 *self.points.routes(),
                 *self.backends.routes(),
                 *events.routes(self.state, clock),
@@ -355,6 +371,41 @@ class Agent:
             ],
         )
         self._supervisor = Supervisor(clock)
+
+    def _targets(self) -> Targets:
+        pool = self.scrapes
+        active = [
+            TargetFacts(
+                job=target.job,
+                discovered=target.discovered,
+                labels=target.labels,
+                url=str(target.url),
+                interval_ms=target.interval_ms,
+                timeout_ms=target.timeout_ms,
+                health=status.health.value,
+                last_error=status.last_error,
+                last_scrape_ms=status.last_scrape_ms,
+                last_duration_s=status.last_duration_s,
+            )
+            for target, status in pool.active()
+        ]
+        return Targets(active, pool.dropped(), pool.dropped_count())
+
+    def _keep_exemplars(self, found: Sequence[tuple[int, PageExemplar]]) -> None:
+        now_ms = self.clock.now_ms()
+        self.prometheus.keep_exemplars(
+            [
+                (
+                    ref,
+                    Exemplar(
+                        Labels.of(one.labels),
+                        one.value,
+                        now_ms if one.ts_ms is None else one.ts_ms,
+                    ),
+                )
+                for ref, one in found
+            ]
+        )
 
     def _conditions(self) -> Conditions:
         return Conditions(
@@ -424,6 +475,7 @@ class Agent:
             ),
             *kept_metrics(self.kept),
             *edge_metrics(self.points, self.recorder.stats, self.exposition.stats),
+            *api_metrics(self.prometheus),
             *process_metrics(__version__, self.server, self._supervisor, lambda: self._last_reload),
         ]
         interval_ms = self.config.metrics.collection.performance_interval_ms

@@ -14,6 +14,7 @@ from .collectors.schedule import ScheduleStats
 from .collectors.scrape import ScrapeStats
 from .http.exposition import ExpositionStats
 from .http.points import PointsEndpoint
+from .http.prometheus import PrometheusApi
 from .http.server import HttpServer
 from .ingest.recorder import RecorderStats
 from .selfmon import SelfMetric
@@ -219,6 +220,49 @@ def edge_metrics(
             "exposition_hidden_series",
             "Series without a place on /metrics.",
             lambda: exposition.hidden,
+        ),
+    ]
+
+
+def api_metrics(api: PrometheusApi) -> list[SelfMetric]:
+    queries, writes, exemplars = api.runner.stats, api.writer.stats, api.exemplars
+    return [
+        SelfMetric("queries_total", "PromQL queries asked for.", lambda: queries.queries),
+        SelfMetric("queries_running", "Queries being evaluated.", lambda: queries.running),
+        SelfMetric("queries_waiting", "Queries that wait for their turn.", lambda: queries.waiting),
+        SelfMetric(
+            "query_failures_total", "Failed queries, by type.", lambda: queries.failed, "type"
+        ),
+        SelfMetric(
+            "query_seconds_total", "Time spent evaluating queries.", lambda: queries.seconds
+        ),
+        SelfMetric(
+            "query_queue_seconds_total",
+            "Time that queries waited for their turn.",
+            lambda: queries.queue_seconds,
+        ),
+        SelfMetric("query_samples_total", "Samples that queries read.", lambda: queries.samples),
+        SelfMetric(
+            "remote_write_requests_total",
+            "Remote write requests, by version of the protocol.",
+            lambda: writes.requests,
+            "version",
+        ),
+        SelfMetric(
+            "remote_write_samples_total", "Samples of senders stored.", lambda: writes.samples
+        ),
+        SelfMetric(
+            "remote_write_refused_total",
+            "Samples of senders refused, by reason.",
+            lambda: writes.refused,
+            "reason",
+        ),
+        SelfMetric("exemplars", "Exemplars in memory.", lambda: len(exemplars)),
+        SelfMetric(
+            "exemplars_dropped_total",
+            "Exemplars not kept, by reason.",
+            lambda: exemplars.stats.dropped,
+            "reason",
         ),
     ]
 

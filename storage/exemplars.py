@@ -54,7 +54,8 @@ class Exemplars:
         """
         Keep an exemplar; tell whether it was kept.
 
-        One that equals the newest is known already, as a scrape shows it again and again.
+        One with the labels and value of the newest is that one again: a scrape shows it until
+        there is another, with or without its time.
         """
         if sum(len(name) + len(value) for name, value in exemplar.labels) > LABEL_CHARS_MAX:
             self.stats.dropped["labels"] += 1
@@ -64,9 +65,10 @@ class Exemplars:
             kept = self._by_ref[ref] = deque()
         if kept:
             newest = kept[-1]
+            if (exemplar.labels, exemplar.value) == (newest.labels, newest.value):
+                return False
             if exemplar.ts_ms <= newest.ts_ms:
-                if exemplar != newest:
-                    self.stats.dropped["old"] += 1
+                self.stats.dropped["old"] += 1
                 return False
         kept.append(exemplar)
         self._by_ref.move_to_end(ref)
