@@ -94,6 +94,10 @@ class Querier:
         if self._cache is not None:
             self._decoded = self._cache
 
+    def keep_nothing(self) -> None:
+        """Decode for this job alone: what reads everything once must not push out the rest."""
+        self._decoded = DecodedCache(0)
+
     # --- Series -------------------------------------------------------------------------------
 
     def series(self, matchers: Sequence[Matcher]) -> list[Series]:

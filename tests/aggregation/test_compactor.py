@@ -220,6 +220,16 @@ async def test_compaction_again_changes_nothing(tmp_path: Path) -> None:
     await h.close()
 
 
+async def test_compaction_leaves_the_cache_to_those_who_ask_again(tmp_path: Path) -> None:
+    h = History(tmp_path)
+    await h.open()
+    await two_days(h)
+    await h.next_day()
+    await h.compact()
+    assert h.store.decoded.bytes < 10_000, "but for the lists of who is in a block"
+    await h.close()
+
+
 async def test_group_has_one_block_of_a_compacted_day_and_a_series_one_chunk(
     tmp_path: Path,
 ) -> None:
