@@ -174,6 +174,40 @@ class StoreModel(RuleBasedStateMachine):
             bits = numbers.view(np.uint64).tolist()
             self.tick(name, self.clock.now_ms(), list(zip(here, bits, strict=True)))
 
+    @rule(
+        name=a_group,
+        members=st.lists(a_series, min_size=1, max_size=5, unique=True),
+        offsets=st.lists(st.integers(-30, 5), min_size=1, max_size=6, unique=True).map(sorted),
+        interval=st.sampled_from([1, SECOND, MINUTE]),
+        data=st.data(),
+    )
+    def append_block(
+        self,
+        name: str,
+        members: list[Labels],
+        offsets: list[int],
+        interval: int,
+        data: st.DataObject,
+    ) -> None:
+        """Several ticks of the same members at once, some of them perhaps known already."""
+        base = data.draw(st.sampled_from([self.clock.now_ms(), self.last_tick_ms[name]]))
+        ts_ms = [base + offset * interval for offset in offsets]
+        size = len(ts_ms) * len(members)
+        bits = data.draw(st.lists(a_value, min_size=size, max_size=size))
+        group = self.store.group(name)
+        refs = refs_of(group.ref(labels) for labels in members)
+        values = from_bits(bits).reshape(len(ts_ms), len(members))
+        dropped = group.append_ticks(times(ts_ms), refs, values)
+        if dropped.keys() - {"future"}:
+            assert sum(dropped.values()) in (0, size)  # a clock that is not believed
+            return
+        horizon_ms = self.clock.now_ms() + self.store.settings.limits.future_ms
+        for row, ts in enumerate(ts_ms):
+            if ts <= horizon_ms:
+                self.last_tick_ms[name] = ts
+                for column, labels in enumerate(members):
+                    self.expect(labels, ts, bits[row * len(members) + column])
+
     def tick(self, name: str, ts_ms: int, tick: Sequence[tuple[Labels, int]]) -> None:
         group = self.store.group(name)
         refs = refs_of(group.ref(labels) for labels, _ in tick)
