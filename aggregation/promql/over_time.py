@@ -22,8 +22,8 @@ _SCALE: Final = 2.0**-64
 
 
 def count_over_time(windows: Windows) -> Answer:
-    counts = np.broadcast_to(windows.counts.astype(np.float64), windows.shape)
-    return counts, windows.masked(1)
+    counts = np.broadcast_to(windows.numbers.astype(np.float64), windows.shape)
+    return windows.scaled(counts), windows.masked(1)
 
 
 def present_over_time(windows: Windows) -> Answer:
@@ -31,59 +31,58 @@ def present_over_time(windows: Windows) -> Answer:
 
 
 def last_over_time(windows: Windows) -> Answer:
-    return windows.pick(windows.high - 1), windows.masked(1)
+    return windows.last(), windows.masked(1)
 
 
 def first_over_time(windows: Windows) -> Answer:
-    return windows.pick(windows.low), windows.masked(1)
+    return windows.first(), windows.masked(1)
 
 
 def ts_of_last_over_time(windows: Windows) -> Answer:
-    times = windows.pick_ms(windows.high - 1) / 1000
+    times = windows.last_ms() / 1000
     return np.broadcast_to(times, windows.shape), windows.masked(1)
 
 
 def ts_of_first_over_time(windows: Windows) -> Answer:
-    times = windows.pick_ms(windows.low) / 1000
+    times = windows.first_ms() / 1000
     return np.broadcast_to(times, windows.shape), windows.masked(1)
 
 
+# fmin and fmax pass over NaN as long as there is another value, as upstream does.
+
+
 def min_over_time(windows: Windows) -> Answer:
-    return _extreme(windows, np.fmin)
+    values = fold(np.fmin, windows.minima, windows.low, windows.high, np.nan)
+    return values, windows.masked(1)
 
 
 def max_over_time(windows: Windows) -> Answer:
-    return _extreme(windows, np.fmax)
-
-
-def _extreme(windows: Windows, ufunc: np.ufunc) -> Answer:
-    # fmin and fmax pass over NaN as long as there is another value, as upstream does.
-    values = fold(ufunc, windows.samples.values, windows.low, windows.high, np.nan)
+    values = fold(np.fmax, windows.maxima, windows.low, windows.high, np.nan)
     return values, windows.masked(1)
 
 
 def sum_over_time(windows: Windows) -> Answer:
-    return _sums(windows), windows.masked(1)
+    return windows.scaled(_sums(windows)), windows.masked(1)
 
 
 def avg_over_time(windows: Windows) -> Answer:
-    counts = np.broadcast_to(windows.counts, windows.shape)
-    means = _sums(windows) / counts
+    numbers = np.broadcast_to(windows.numbers, windows.shape)
+    means: FloatArray = _sums(windows) / numbers
     # A sum may overflow where the mean does not.
-    lost = ~np.isfinite(means) & (counts > 0)
+    lost = ~np.isfinite(means) & (numbers > 0)
     if lost.any():
-        scaled = _exact_sums(windows, lost, _SCALE) / counts / _SCALE
+        scaled = _exact_sums(windows, lost, _SCALE) / numbers / _SCALE
         means = np.where(lost, scaled, means)
     return means, windows.masked(1)
 
 
 def _sums(windows: Windows) -> FloatArray:
     """Sums of windows, precise even where large parts cancel each other."""
-    values, low, high = windows.samples.values, windows.low, windows.high
-    sums = fold(np.add, values, low, high, 0.0)
-    if not values.size or np.fmin.reduce(values, axis=None) >= 0:
+    addends, low, high = windows.addends, windows.low, windows.high
+    sums = fold(np.add, addends, low, high, 0.0)
+    if not addends.size or np.fmin.reduce(addends, axis=None) >= 0:
         return sums
-    parts = fold(np.add, np.abs(values), low, high, 0.0)
+    parts = fold(np.add, np.abs(addends), low, high, 0.0)
     doubtful = (parts > _CANCELLATION * np.abs(sums)) & np.isfinite(parts)
     if doubtful.any():
         return np.where(doubtful, _exact_sums(windows, doubtful, 1.0), sums)
@@ -92,7 +91,7 @@ def _sums(windows: Windows) -> FloatArray:
 
 def _exact_sums(windows: Windows, wanted: BoolArray, scale: float) -> FloatArray:
     """
-    Sum windows sample by sample with Neumaier's compensation, the way upstream does.
+    Sum windows one by one with Neumaier's compensation, the way upstream does.
 
     Args:
         wanted: ``[rows, steps]``, the windows to sum; the others stay 0.
@@ -106,7 +105,7 @@ def _exact_sums(windows: Windows, wanted: BoolArray, scale: float) -> FloatArray
     for offset in range(int((high - low).max(initial=0))):
         column = low + offset
         inside = column < high
-        value = windows.samples.values[rows, np.where(inside, column, low)]
+        value = windows.addends[rows, np.where(inside, column, low)]
         value = np.where(inside, value * scale, 0.0)
         total, lost = compensated_add(total, lost, value)
     result[rows, steps] = total + lost

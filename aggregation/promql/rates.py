@@ -8,7 +8,7 @@ import numpy as np
 
 from ...storage.frame import BoolArray, FloatArray, IntArray
 from .over_time import Answer, RangeFunction
-from .windows import Windows, fold, pick
+from .windows import Windows, correct_resets, pick
 
 #: A gap at a window's edge longer than this many sampling intervals means that the series began or
 #: ended there; upstream's constant.
@@ -35,14 +35,13 @@ def _extrapolated(windows: Windows, *, is_counter: bool, per_second: bool) -> An
     """
     if windows.extension:
         return _interpolated(windows, is_counter=is_counter, per_second=per_second)
-    first, last = windows.low, windows.high - 1
-    first_values = windows.pick(first)
-    change = windows.pick(last) - first_values
+    first_values = windows.first()
+    change = windows.last() - first_values
     if is_counter:
-        correct_resets(windows.samples.values, first, last, change)
-    first_ms, last_ms = windows.pick_ms(first), windows.pick_ms(last)
+        windows.add_resets(change)
+    first_ms, last_ms = windows.first_ms(), windows.last_ms()
     sampled = (last_ms - first_ms) / 1000
-    interval = sampled / (windows.counts - 1)
+    interval = sampled / (windows.numbers - 1)
     to_start = (first_ms - windows.start_ms) / 1000
     to_end = (windows.end_ms - last_ms) / 1000
     to_end = np.where(to_end >= _EDGE_INTERVALS * interval, interval / 2, to_end)
@@ -62,29 +61,8 @@ def _extrapolated(windows: Windows, *, is_counter: bool, per_second: bool) -> An
         to_start = np.where(begins_inside, interval / 2, to_start)
     factor = (sampled + to_start + to_end) / sampled
     if per_second:
-        factor = factor / windows.range_s
-    return change * factor, windows.masked(2)
-
-
-def correct_resets(matrix: FloatArray, first: IntArray, last: IntArray, change: FloatArray) -> None:
-    """
-    Add to ``change`` what a counter had reached at each reset between two columns.
-
-    Args:
-        matrix: ``[rows, n]``.
-        first: First column of each window, ``[steps]`` or ``[rows, steps]``; ``last`` the last.
-        change: ``[rows, steps]``; changed in place.
-    """
-    if matrix.shape[1] < 2:
-        return
-    dropped = matrix[:, 1:] < matrix[:, :-1]
-    # Few counters restart within a query: only those are worth the sums.
-    rows = np.flatnonzero(dropped.any(axis=1))
-    if not len(rows):
-        return
-    lost = np.where(dropped[rows], matrix[rows, :-1], 0.0)
-    low, high = (first, last) if first.ndim == 1 else (first[rows], last[rows])
-    change[rows] += fold(np.add, lost, low, high, 0.0)
+        return change * (factor / windows.range_s), windows.masked(2)
+    return windows.scaled(change * factor), windows.masked(2)
 
 
 def irate(windows: Windows) -> Answer:

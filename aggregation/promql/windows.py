@@ -46,6 +46,49 @@ class Windows:
     def shape(self) -> tuple[int, int]:
         return self.samples.rows, len(self.eval_ms)
 
+    # What follows can be told of buckets as well as of samples, and functions that ask for nothing
+    # else can be answered from a tier: see :class:`.cells.CellWindows`.
+
+    @property
+    def numbers(self) -> IntArray | FloatArray:
+        """How many samples each window has, ``[steps]`` or ``[rows, steps]``."""
+        return self.counts
+
+    @property
+    def addends(self) -> FloatArray:
+        """What adds up to the sum of a window's samples, a column each, ``[rows, n]``."""
+        return self.samples.values
+
+    @property
+    def minima(self) -> FloatArray:
+        """What the least value of a window is among, ``[rows, n]``; likewise ``maxima``."""
+        return self.samples.values
+
+    @property
+    def maxima(self) -> FloatArray:
+        return self.samples.values
+
+    def first(self) -> FloatArray:
+        """Values of the first samples; windows without one give any value."""
+        return self.pick(self.low)
+
+    def last(self) -> FloatArray:
+        return self.pick(self.high - 1)
+
+    def first_ms(self) -> IntArray:
+        return self.pick_ms(self.low)
+
+    def last_ms(self) -> IntArray:
+        return self.pick_ms(self.high - 1)
+
+    def add_resets(self, change: FloatArray) -> None:
+        """Add to ``change``, ``[rows, steps]``, what counters had reached before each reset."""
+        correct_resets(self.samples.values, self.low, self.high - 1, change)
+
+    def scaled(self, totals: FloatArray) -> FloatArray:
+        """Put what was counted or added up in proportion to the window that was asked for."""
+        return totals
+
     @property
     def range_s(self) -> FloatArray:
         """Width of each window in seconds."""
@@ -53,7 +96,7 @@ class Windows:
 
     def masked(self, least: int) -> BoolArray:
         """Tell the windows with at least so many samples, ``[rows, steps]``."""
-        return np.broadcast_to(self.counts >= least, self.shape)
+        return np.broadcast_to(self.numbers >= least, self.shape)
 
     def pick(self, index: IntArray) -> FloatArray:
         """The values at some columns; columns that do not exist give any value."""
@@ -65,6 +108,27 @@ class Windows:
         if ts_ms.ndim == 1:
             return ts_ms.take(index, mode="clip")
         return np.take_along_axis(ts_ms, np.clip(index, 0, ts_ms.shape[1] - 1), axis=1)
+
+
+def correct_resets(matrix: FloatArray, first: IntArray, last: IntArray, change: FloatArray) -> None:
+    """
+    Add to ``change`` what a counter had reached at each reset between two columns.
+
+    Args:
+        matrix: ``[rows, n]``.
+        first: First column of each window, ``[steps]`` or ``[rows, steps]``; ``last`` the last.
+        change: ``[rows, steps]``; changed in place.
+    """
+    if matrix.shape[1] < 2:
+        return
+    dropped = matrix[:, 1:] < matrix[:, :-1]
+    # Few counters restart within a query: only those are worth the sums.
+    rows = np.flatnonzero(dropped.any(axis=1))
+    if not len(rows):
+        return
+    lost = np.where(dropped[rows], matrix[rows, :-1], 0.0)
+    low, high = (first, last) if first.ndim == 1 else (first[rows], last[rows])
+    change[rows] += fold(np.add, lost, low, high, 0.0)
 
 
 def pick(matrix: FloatArray, index: IntArray) -> FloatArray:
