@@ -8,7 +8,7 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from threading import RLock
+from threading import Lock, RLock
 from typing import Any, Final, TypeVar
 
 from .address import default_namespace
@@ -35,6 +35,8 @@ Point = tuple[int, str, float, Mapping[str, str] | None, str]
 _SLICE: Final = 200
 # Removed series wait so many at most for the agent to hear of their end.
 _BURIED_MAX: Final = 10_000
+# A fork doesn't wait any longer for somebody's function that hangs in another thread.
+_FORK_WAIT_S: Final = 0.05
 _LINTS_SHOWN: Final = 100
 
 
@@ -100,6 +102,7 @@ class Registry:
         self._hooks: dict[object, Callable[[], None]] = {}
         self._fork_hooks: list[Callable[[], None]] = []
         self._done: set[object] = set()
+        self._refreshing = RLock()
         self._buried: deque[tuple[Metric[Any], tuple[str, ...], Drainable]] = deque(
             maxlen=_BURIED_MAX
         )
@@ -259,8 +262,20 @@ class Registry:
     def without_hook(self, key: object) -> None:
         self._hooks.pop(key, None)
 
-    def refresh(self) -> None:
-        """Ask everybody who is asked only when metrics are handed on."""
+    def refresh(self, wait_s: float = -1) -> None:
+        """
+        Ask everybody who is asked only when metrics are handed on, one caller at a time.
+
+        Args:
+            wait_s: For how long another caller is waited for; below 0 for ever.
+        """
+        if self._refreshing.acquire(timeout=wait_s):
+            try:
+                self._refresh()
+            finally:
+                self._refreshing.release()
+
+    def _refresh(self) -> None:
         for hook in list(self._hooks.values()):
             try:
                 hook()
@@ -337,8 +352,7 @@ class Registry:
 
     def begin_anew(self) -> None:
         """In a forked child: all totals so far are the parent's to tell."""
-        # Followers look once more, so that what others counted before the fork is not ours.
-        self.refresh()
+        self._refreshing = RLock()
         self._buried.clear()
         self.records.clear()
         self.reader = None
@@ -406,19 +420,28 @@ class _Scratch:
 
 
 _registries: weakref.WeakSet[Registry] = weakref.WeakSet()
+# One fork at a time, as `_held` is that of one.
+_forking: Final = Lock()
 _held: list[Registry] = []
 
 
 def _before_fork() -> None:
-    # Held over the fork, or the child may find a lock that a thread held which isn't there.
-    _held[:] = list(_registries)
-    for registry in _held:
+    registries = list(_registries)
+    # Followers look once more, so that what others counted until now is not the child's. In the
+    # child they might wait for a lock of theirs that a thread held which isn't there.
+    for registry in registries:
+        registry.refresh(_FORK_WAIT_S)
+    _forking.acquire()
+    # Ours are held over the fork for the same reason.
+    for registry in registries:
         registry.lock.acquire()
+    _held.extend(registries)
 
 
 def _after_in_parent() -> None:
     while _held:
         _held.pop().lock.release()
+    _forking.release()
 
 
 def _after_in_child() -> None:

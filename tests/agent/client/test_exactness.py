@@ -171,3 +171,16 @@ async def test_a_message_that_was_overtaken_by_a_new_session_is_void() -> None:
     assert answer["greeting"]
     agent.tick()
     assert disk.values[Labels.of({"kind": "a"}, NAME)] == 3
+
+
+async def test_a_message_that_comes_twice_counts_once() -> None:
+    clock, disk = ManualClock(), Disk()
+    agent, worker = Agent(disk, clock), Worker()
+    await push(agent, worker)
+    worker.jobs.labels("a").inc(3)
+    (message,) = worker.outbox.messages()
+    for _ in range(2):
+        await agent.intake.handle(msgspec.convert(message, Message))
+    agent.tick()
+    assert disk.values[Labels.of({"kind": "a"}, NAME)] == 3
+    assert agent.intake.stats.duplicates == 1

@@ -293,7 +293,8 @@ def test_forked_what_was_adopted_before_is_the_parents(registry: Registry) -> No
     adopt_prometheus(source, registry=registry)
     jobs.inc(5)
     sizes.observe(3)
-    registry.begin_anew()  # what the fork's hook does in a child
+    registry.refresh()  # what the fork's hooks do before it and in the child
+    registry.begin_anew()
     jobs.inc(2)
     registry.refresh()
     assert value(registry, "jobs_total") == 2

@@ -294,6 +294,29 @@ def test_a_forked_child_begins_at_nothing(registry: Registry) -> None:
     assert jobs.value == 5
 
 
+def test_forks_of_several_threads_at_once_leave_no_lock_behind(registry: Registry) -> None:
+    jobs = registry.counter("jobs_total")
+
+    def fork() -> None:
+        for _ in range(10):
+            jobs.inc()
+            pid = os.fork()
+            if not pid:
+                jobs.inc()
+                os._exit(int(jobs.value))
+            _, status = os.waitpid(pid, 0)
+            assert os.waitstatus_to_exitcode(status) == 1
+
+    threads = [threading.Thread(target=fork) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    jobs.inc()
+    assert jobs.value == 41
+
+
 def test_the_disk_of_the_agent_failing_costs_no_memory(registry: Registry) -> None:
     jobs = registry.counter("jobs_total")
     outbox = Outbox(registry)
