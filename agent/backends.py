@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,6 +149,7 @@ class _Feed:
             for message in self._outbox.messages(is_last=is_last):
                 if not await self._say(message):
                     break
+                await asyncio.sleep(0)  # a millisecond of the backend's loop was enough
         if is_last:
             self._registry.reader = self._registry.taker = None
 
