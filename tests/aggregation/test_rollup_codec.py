@@ -132,6 +132,40 @@ def test_rows_of_many_days_join_into_one_run(tier: Tier) -> None:
     check(rc.decode_days(rows, tier), buckets)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    series=st.lists(days(), min_size=1, max_size=5),
+    tier=st.sampled_from(Tier),
+    shift=st.integers(1, 3),
+    bad=st.none() | st.integers(0, 30),
+)
+def test_rows_of_many_series_are_decoded_together(
+    series: list[tuple[IntArray, FloatArray]], tier: Tier, shift: int, bad: int | None
+) -> None:
+    rows: list[tuple[int, int, bytes]] = []
+    expected: dict[int, dict[int, Buckets]] = {}
+    for ref, (ts, values) in enumerate(series):
+        for day in range(3):
+            with np.errstate(all="ignore"):
+                scaled = values * shift**day
+            part = r.rollup(ts + day * DAY_MS, scaled, tier.width_ms)
+            if len(part):
+                rows.append((ref, DAY + day, rc.encode_day(part, DAY + day)))
+                expected.setdefault(ref, {})[DAY + day] = part
+    rows.sort(key=lambda row: (row[1] * 7 + row[0] * 5) % 11)
+    lost = []
+    if bad is not None and rows:
+        ref, day, blob = rows[bad % len(rows)]
+        rows[bad % len(rows)] = (ref, day, blob[:-1] + b"\x80")  # a number without an end
+        lost = [(ref, day)]
+        del expected[ref][day]
+    found, damaged = rc.decode_rows(rows, tier)
+    assert damaged == lost
+    assert found.keys() == {ref for ref, parts in expected.items() if parts}
+    for ref, buckets in found.items():
+        check(buckets, r.merge(list(expected[ref].values())))
+
+
 def test_no_rows_are_no_buckets() -> None:
     assert len(rc.decode_days([], Tier.M1)) == 0
 
