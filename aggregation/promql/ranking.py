@@ -83,13 +83,17 @@ def quantiles(values: FloatArray, mask: BoolArray, phi: FloatArray) -> FloatArra
 
 
 def value_counts(values: FloatArray, mask: BoolArray) -> Iterator[tuple[str, IntArray]]:
-    """Yield each distinct value as text, and how often it occurs in each column."""
+    """
+    Yield each distinct value as text, rising, and how often it occurs in each column. 0 and -0 are
+    two texts; NaN may come more than once.
+    """
     steps = values.shape[1]
     row, step = np.nonzero(mask)
-    distinct, which = np.unique(values[row, step], return_inverse=True)
-    for number, value in enumerate(distinct):
+    bits, which = np.unique(values[row, step].view(np.int64), return_inverse=True)
+    distinct = bits.view(np.float64)
+    for number in np.argsort(distinct, kind="stable"):
         counts = np.bincount(step[which == number], minlength=steps)
-        yield format_decimal(float(value)), counts
+        yield format_decimal(float(distinct[number])), counts
 
 
 def sampling_offset(labels: Labels) -> float:

@@ -84,6 +84,17 @@ def test_taking_none_of_a_vector_that_fails_still_fails(name: str) -> None:
     assert answer(vector(a=1.0, b=1.0), f"{name}(0, x)") == {}
 
 
+def test_count_values_tells_zeros_apart_and_counts_all_nans_as_one() -> None:
+    other_nan = float(np.uint64(0x7FF8000000000123).view(np.float64))
+    values = vector(a=0.0, b=-0.0, c=math.nan, d=other_nan, e=-1.5, f=0.0)
+    assert answer(values, 'count_values("v", x)') == {
+        '{v="-1.5"}': 1.0,
+        '{v="-0"}': 1.0,
+        '{v="0"}': 2.0,
+        '{v="NaN"}': 2.0,
+    }
+
+
 def test_dates_of_no_time_are_no_crash() -> None:
     values = np.array([math.nan, math.inf, -math.inf, 1e300])
     for part in DATES.values():
