@@ -22,7 +22,7 @@ _SCALE: Final = 2.0**-64
 
 
 def count_over_time(windows: Windows) -> Answer:
-    counts = np.broadcast_to(windows.numbers.astype(np.float64), windows.shape)
+    counts = np.broadcast_to(windows.numbers, windows.shape)
     return windows.scaled(counts), windows.masked(1)
 
 

@@ -50,9 +50,9 @@ class Windows:
     # else can be answered from a tier: see :class:`.cells.CellWindows`.
 
     @property
-    def numbers(self) -> IntArray | FloatArray:
+    def numbers(self) -> FloatArray:
         """How many samples each window has, ``[steps]`` or ``[rows, steps]``."""
-        return self.counts
+        return self.counts.astype(np.float64)
 
     @property
     def addends(self) -> FloatArray:
