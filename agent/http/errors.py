@@ -78,7 +78,10 @@ class ApiError(TachographError):
         self.facts = facts or {}
 
     def response(self) -> web.Response:
-        body = {"status": "error", "errorType": self.type.value, "error": str(self), **self.facts}
+        # What a client sent in bytes that are no UTF-8 comes back in the message as surrogates, which
+        # JSON cannot hold.
+        message = str(self).encode("utf-8", "replace").decode()
+        body = {"status": "error", "errorType": self.type.value, "error": message, **self.facts}
         headers = {}
         if self.retry_after_s is not None:
             headers[hdrs.RETRY_AFTER] = str(self.retry_after_s)

@@ -179,3 +179,12 @@ async def test_other_http_answers_pass_as_they_are(client: Client) -> None:
     assert status == 413
     assert isinstance(body, dict)
     assert body["errorType"] == "bad_data"
+
+
+async def test_a_message_with_bytes_that_are_no_utf8_is_told_all_the_same(client: Client) -> None:
+    error = ApiError(ErrorType.EXECUTION, "invalid label name \udcff")
+    status, body, _ = await client.get(raising(error))
+    assert (status, body) == (
+        422,
+        {"status": "error", "errorType": "execution", "error": "invalid label name ?"},
+    )
