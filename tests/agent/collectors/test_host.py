@@ -216,7 +216,7 @@ async def test_it_runs_on_a_schedule_and_leaves_no_thread_behind() -> None:
     schedule = Schedule(SystemClock(), sink, startup_spread_s=0)
     schedule.add(HostSource(sink, SystemSettings(), namespace="oht50", interval_s=0.05))
     task = asyncio.create_task(schedule.run())
-    while schedule.stats.passes < 3:  # noqa: ASYNC110  # a counter has no event
+    while schedule.stats.passes < 3:  # a counter has no event
         await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -88,7 +88,7 @@ async def test_a_hanging_call_is_not_started_again_before_it_returned(
     assert threads_named("offload-test") == 2
 
     gate.set()
-    while offload.hung:  # noqa: ASYNC110  # threads end without an event
+    while offload.hung:  # threads end without an event
         await asyncio.sleep(0.001)
     assert await offload.run({"dead": hang}, 10) == {"dead": True}
     assert started == 2
