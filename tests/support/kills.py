@@ -42,6 +42,8 @@ BASE_MS = 1_767_571_200_000
 STEP_MS = 600_000
 DAY_MS = 86_400_000
 RAW_MS = 5 * DAY_MS
+#: With `durability: normal` one commit in so many ticks is synced.
+FSYNC_TICKS = 20
 _ACK = struct.Struct("<q")
 
 
@@ -58,14 +60,15 @@ def values(n: int) -> FloatArray:
     return np.arange(len(SERIES), dtype=np.float64) + (n * 1000 + 0.5)
 
 
-def settings(path: Path) -> StorageSettings:
+def settings(path: Path, durability: str = "normal") -> StorageSettings:
     year = 365 * DAY_MS
     return StorageSettings(
         path=path,
+        durability=durability,
         ballast_bytes=0,
         flush_interval_ms=10,
         ack_interval_ms=1,
-        fsync_interval_ms=50,
+        fsync_interval_ms=FSYNC_TICKS * STEP_MS,
         seal=SealSettings(ticks=20, interval_ms=40 * STEP_MS),
         retention=RetentionSettings(raw_ms=RAW_MS, tier_1m_ms=year, tier_5m_ms=year),
     )
@@ -84,21 +87,28 @@ class TickClock(SystemClock):
 # --- The process that is killed -----------------------------------------------------------------
 
 
-async def feed(path: Path, first: int) -> None:
-    """Append for ever, noting in ``<path>.acks`` each number once it is acknowledged."""
+async def feed(
+    path: Path,
+    first: int,
+    durability: str = "normal",
+    end: int = 1 << 40,
+    checkpoint_pages: int = 40,
+) -> None:
+    """Append up to a number, noting in ``<path>.acks`` each one once it is acknowledged."""
     clock = TickClock()
     clock.n = first
-    store = Store(settings(path), clock)
+    store = Store(settings(path, durability), clock)
     await store.open()
     # Checkpoints come every 40 pages, not every 1,000: kills shall meet them.
-    await store.writer.run(lambda c: c.execute("PRAGMA wal_autocheckpoint=40").fetchone())
+    pragma = f"PRAGMA wal_autocheckpoint={checkpoint_pages}"
+    await store.writer.run(lambda connection: connection.execute(pragma).fetchone())
     acks = os.open(f"{path}.acks", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     group = store.group("ticks")
     refs = np.array([group.ref(labels) for labels in SERIES], np.uint32)
     pushed = store.group("points")
     pointed = np.array([pushed.ref(labels) for labels in POINTED], np.uint32)
     background = [asyncio.create_task(store.run()), asyncio.create_task(_tidy(store))]
-    for n in range(first, 1 << 40):
+    for n in range(first, end):
         clock.n = n
         group.append(tick_ms(n), refs, values(n))
         if n % 3 == 0:
@@ -120,7 +130,11 @@ async def _tidy(store: Store) -> None:
 
 
 def main() -> None:
-    """The feeder."""
+    """The feeder; with arguments, a single run of it in this process."""
+    if len(sys.argv) > 1:
+        path, durability, end, pages = sys.argv[1:]
+        asyncio.run(feed(Path(path), 0, durability, int(end), int(pages)))
+        os._exit(0)  # as a kill would: nothing is closed
     for line in sys.stdin:
         directory, first = line.split()
         pid = os.fork()
@@ -218,7 +232,7 @@ class Killer:
         started = time.perf_counter()
         await store.open()
         open_s = time.perf_counter() - started
-        problems, newest, samples = await store.read(lambda querier: _problems(querier, acked))
+        problems, newest, samples = await store.read(lambda querier: find_problems(querier, acked))
         if store.stats.corrupt.total():
             problems.append(f"damaged rows: {store.stats.corrupt}")
         await store.close()
@@ -231,7 +245,7 @@ class Killer:
         return Outcome(acked, newest, problems, open_s, samples)
 
 
-def _problems(querier: Querier, acked: int) -> tuple[list[str], int, int]:
+def find_problems(querier: Querier, acked: int) -> tuple[list[str], int, int]:
     """Return what is wrong, the newest number found, and how many samples there are."""
     problems: list[str] = []
     found: dict[Labels, tuple[list[int], list[float]]] = {}
