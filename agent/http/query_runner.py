@@ -61,7 +61,10 @@ class QueryRunner:
                 max_samples=settings.max_samples,
                 # One of two words, as the settings' own check has made sure.
                 compat=cast(Literal["prometheus3", "prometheus2"], settings.compat),
+                # One setting for what Prometheus hides behind three feature flags.
                 experimental=settings.experimental,
+                delayed_name_removal=settings.experimental,
+                type_and_unit_labels=settings.experimental,
             )
         )
 
