@@ -1,4 +1,4 @@
-"""Power cuts: ``durability: full`` loses nothing acknowledged, ``normal`` little; neither is torn."""
+"""Power cuts: ``durability: full`` loses nothing acknowledged, ``normal`` little."""
 
 from __future__ import annotations
 
