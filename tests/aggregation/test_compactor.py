@@ -37,7 +37,7 @@ from tachograph.storage.frame import STALE_NAN
 from tachograph.storage.keys import POINTS_GROUP
 from tachograph.storage.select import Querier
 
-EXAMPLES = int(os.environ.get("ROLLUP_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("ROLLUP_EXAMPLES", "30"))
 SERIES = [*COUNTERS, *SECONDS, *GAUGES, *LOOSE]
 
 Step = tuple[str, tuple[Any, ...]]
