@@ -265,7 +265,6 @@ def _pieces(querier: Querier, refs: RefArray, ticks: Mapping[int, int]) -> list[
 
 
 def _read(querier: Querier, day: int, refs: RefArray) -> _Piece:
-    querier.keep_nothing()
     low_ms, high_ms = day_bounds(day)
     counts = {}
     if day in querier.compacted:
