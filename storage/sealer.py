@@ -36,6 +36,10 @@ _SLICE_ROWS: Final = 512
 #: Head cells (8 bytes each) above which everything is sealed before its hour is over.
 _HEAD_CELLS_MAX: Final = 40_000_000
 _POINTS_MAX: Final = 500_000
+#: A head that cannot be sealed takes no more once it is so many times as big as that.
+_OVERFULL: Final = 1.25
+#: After a seal that failed, the next attempt waits so long: it may cost seconds of CPU.
+_RETRY_S: Final = 30.0
 
 _MARK_SEALED: Final = "UPDATE grp SET sealed_seq = ? WHERE id = ?"
 _MARK_DAY: Final = "UPDATE series SET last_day = ? WHERE id = ? AND last_day < ?"
@@ -66,6 +70,10 @@ class Sealer:
         self.lock = asyncio.Lock()
         self._marked_day: dict[int, tuple[int, int]] = {}  # by group: day and members last marked
         self.last_seal_ms = 0
+        self.head_cells_max = _HEAD_CELLS_MAX
+        #: Why the head may take no more; empty while it may.
+        self.trouble = ""
+        self._retry_s = 0.0
 
     def configure(self, settings: SealSettings) -> None:
         self._settings = settings
@@ -75,11 +83,13 @@ class Sealer:
         """Seal what is due: everything once an hour; a group, or the points, when they are many."""
         if self.lock.locked():
             return  # the commits that come in turn with this must not wait for a compaction
+        if self._clock.monotonic_s() < self._retry_s:
+            return
         now_ms = self._clock.now_ms()
         interval_ms = self._settings.interval_ms
-        cells = sum(group.head.ticks * group.head.columns for group in self._groups.values())
         # An hour starts with the clock's hour, so that the chunks of all groups fall together.
-        if now_ms // interval_ms != self.last_seal_ms // interval_ms or cells > _HEAD_CELLS_MAX:
+        is_full = self._head_cells() > self.head_cells_max
+        if now_ms // interval_ms != self.last_seal_ms // interval_ms or is_full:
             await self.seal()
             return
         due = {g.number for g in self._groups.values() if g.head.ticks >= self._settings.ticks}
@@ -101,9 +111,22 @@ class Sealer:
         async with self.lock:
             try:
                 await finish(self._seal(only))
-            except StorageError:
+            except StorageError as error:
                 self._stats.seal_errors += 1
+                self._retry_s = self._clock.monotonic_s() + _RETRY_S
+                if self._is_overfull():
+                    self.trouble = f"the head is full and cannot be sealed: {error}"
                 raise
+            if not self._is_overfull():
+                self._retry_s, self.trouble = 0.0, ""
+
+    def _head_cells(self) -> int:
+        return sum(group.head.ticks * group.head.columns for group in self._groups.values())
+
+    def _is_overfull(self) -> bool:
+        # A point takes some three times the memory of a cell.
+        held = self._head_cells() + 3 * max(0, len(self._points) - _POINTS_MAX)
+        return held > _OVERFULL * self.head_cells_max
 
     def head_days(self) -> set[int]:
         """Return the UTC days that samples in the head fall in."""

@@ -222,8 +222,8 @@ class Store:
 
     @property
     def trouble(self) -> str:
-        """Why nothing can be committed now; empty while all is well."""
-        return self.committer.trouble
+        """Why nothing can be taken or committed now; empty while all is well."""
+        return self.committer.trouble or self.sealer.trouble
 
     @property
     def bytes_on_disk(self) -> int:
@@ -435,6 +435,8 @@ class Store:
         if self._state != "open":
             raise StoreUnavailable("the store is not open")
         try:
+            if self.sealer.trouble:
+                raise StoreUnavailable(self.sealer.trouble)
             self._intake.admit(samples)
         except StoreUnavailable:
             self.stats.dropped["unavailable"] += samples

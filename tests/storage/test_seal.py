@@ -26,7 +26,7 @@ from support.store import (
 )
 from tachograph.config.settings import SealSettings
 from tachograph.storage.catalogue import Block, Catalogue, PartNumbers
-from tachograph.storage.errors import StorageError
+from tachograph.storage.errors import StorageError, StoreUnavailable
 from tachograph.storage.frame import FloatArray
 from tachograph.storage.head import Points
 from tachograph.storage.keys import (
@@ -322,6 +322,49 @@ async def test_seal_is_due_by_the_hour_by_ticks_and_by_points(
     await store.sealer.seal_due()
     assert store.group("h").head.ticks == 0
     await store.close()
+
+
+async def test_head_that_cannot_be_sealed_stays_bounded(store: Store, clock: ManualClock) -> None:
+    disk = FailingConnection.install(store)
+    store.sealer.head_cells_max = 200
+    disk.fail_on("INTO chunk")  # commits still work
+    running = asyncio.create_task(store.run())
+    taken = 0
+    while not store.sealer.trouble:
+        put(store.group("g"), clock.now_ms(), {A: 1.0, B: 2.0})
+        taken += 1
+        await clock.advance(5_000)
+        await store.writer.run(lambda connection: None)
+    with pytest.raises(StoreUnavailable, match="cannot be sealed"):
+        put(store.group("g"), clock.now_ms(), {A: 1.0, B: 2.0})
+    assert 100 < taken < 1_000
+    assert store.stats.dropped["unavailable"] == 2
+    assert "cannot be sealed" in store.trouble
+    disk.heal()
+    while store.trouble:
+        await clock.advance(5_000)
+        await store.writer.run(lambda connection: None)
+    put(store.group("g"), clock.now_ms(), {A: 1.0, B: 2.0})
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    assert len((await read(store))[A]) == taken + 1
+
+
+async def test_failing_seal_is_not_tried_at_every_flush(store: Store, clock: ManualClock) -> None:
+    disk = FailingConnection.install(store)
+    put(store.group("g"), clock.now_ms(), {A: 1.0})
+    clock.step(3_600_000)
+    disk.fail_on("INTO chunk")
+    with pytest.raises(StorageError):
+        await store.sealer.seal_due()
+    for _ in range(20):
+        await store.sealer.seal_due()
+    assert store.stats.seal_errors == 1
+    await clock.advance(30_000)
+    disk.heal()
+    await store.sealer.seal_due()
+    assert store.group("g").head.ticks == 0
 
 
 async def test_empty_seal_is_no_mistake(store: Store) -> None:

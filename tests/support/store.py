@@ -117,6 +117,7 @@ class FailingConnection:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._left: int | None = None
+        self._bad = ""
         self._code = sqlite3.SQLITE_FULL
         self.failures = 0
 
@@ -132,13 +133,19 @@ class FailingConnection:
     def fail_after(self, statements: int, code: int = sqlite3.SQLITE_FULL) -> None:
         self._left, self._code = statements, code
 
+    def fail_on(self, text: str) -> None:
+        """Fail every statement that has this in it."""
+        self._bad = text
+
     def heal(self) -> None:
-        self._left = None
+        self._left, self._bad = None, ""
 
     def _count(self, sql: str) -> None:
-        if self._left is None or sql == "ROLLBACK":
+        if sql == "ROLLBACK" or (self._left is None and not self._bad):
             return
-        if self._left > 0:
+        if self._left is None and self._bad not in sql:
+            return
+        if self._left:
             self._left -= 1
             return
         self.failures += 1
