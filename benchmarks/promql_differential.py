@@ -27,11 +27,11 @@ semantics. Exits with 1 if a difference belongs to none of these classes, each t
 - *a window without a step of its subquery*: asked at one time for a subquery that has no step then,
   2.42 returns series without points, or with one after that time. Ours has none.
 
-Not asked about, as 2.42 is known to be wrong there: ``atan2`` of series with names (it keeps
-them), ``stddev`` of infinities and large numbers, ``deriv`` and the like of times since the epoch (few
+Not asked about, as 2.42 is known to be wrong there: ``atan2`` of series with names (it keeps them),
+``stddev`` of infinities and large numbers, ``deriv`` and the like of times since the epoch (few
 digits are left), ``predict_linear`` with ``@`` (the window moves along), ``timestamp`` of a
-selector with both ``@`` and ``offset`` (the offset is forgotten), ``count_values`` into a label that
-sorts before the grouping ones, or of sums of -0.
+selector with both ``@`` and ``offset`` (the offset is forgotten), ``count_values`` into a label
+that sorts before the grouping ones, or of sums of -0.
 """
 
 from __future__ import annotations
