@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from .frame import BoolArray, FloatArray, IntArray, RefArray
 from .head import GroupHead
 from .intake import tick_records
+from .journal import TickRecord
 from .model import ABSENT_BITS, Kind, Labels
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 _LAYOUTS_MAX: Final = 64
 #: A new tick with less than one in so many of the group's series is no tick to a sparse group.
 _PIECE: Final = 8
+
+#: Ticks of the same members, rising in time.
+Records = list[TickRecord]
 
 
 class _Members(NamedTuple):
@@ -47,36 +52,15 @@ class Group:
     def append(self, ts_ms: int, refs: RefArray, values: FloatArray) -> None:
         self.append_ticks(np.array([ts_ms]), refs, values.reshape(1, -1))
 
-    def append_ticks(
-        self, ts_ms: IntArray, refs: RefArray, values: FloatArray
-    ) -> Mapping[str, int]:
+    def append_ticks(self, ts_ms: IntArray, refs: RefArray, values: FloatArray) -> Counter[str]:
+        """Take some ticks of the same members; see :func:`append_ticks`."""
+        return append_ticks(self._store, [Ticks(self, ts_ms, refs, values)])
+
+    def take(self, ts_ms: IntArray, refs: RefArray, values: FloatArray) -> Iterator[Records]:
         """
-        Take some ticks of the same members: ``values[i]`` at ``ts_ms[i]``, which rise strictly.
-
-        Returns:
-            How many samples were not taken, by reason as in ``StoreStats.dropped``.
-
-        Raises:
-            StoreUnavailable: Nothing was taken.
+        Put admitted ticks where they belong; yield the records of those that are in the head now,
+        some ticks of the same members at a time.
         """
-        store = self._store
-        dropped, which = store.admit_ticks(ts_ms, len(refs))
-        if dropped:
-            ts_ms, values = ts_ms[which], values[which]
-            if not len(ts_ms):
-                return dropped
-        if ts_ms[0] >= store.retention.keeps_all_ms(store.clock.now_ms()):
-            self._take(ts_ms, refs, values)
-            return dropped
-        # A policy keeps some series' samples less long than that.
-        late = [store.too_old(refs, ts) for ts in ts_ms.tolist()]
-        for ts, row, old in zip(ts_ms.tolist(), values, late, strict=True):
-            self._take(np.array([ts]), refs[~old], row[~old].reshape(1, -1))
-        total = dropped.get("too_old", 0) + sum(int(old.sum()) for old in late)
-        return {**dropped, "too_old": total} if total else dropped
-
-    def _take(self, ts_ms: IntArray, refs: RefArray, values: FloatArray) -> None:
-        """Put admitted ticks where they belong."""
         store = self._store
         values = without_absent(values)
         members = self._members_of(refs)
@@ -93,15 +77,15 @@ class Group:
                 met = store.point_times.reach(refs, ts)
                 self._put_aside(np.array([ts]), refs, row.reshape(1, -1), met)
                 rest = members if not met.any() else _Members(refs[~met], 0, None)
-                self._write(np.array([ts]), rest, row[~met].reshape(1, -1))
+                yield self._write(np.array([ts]), rest, row[~met].reshape(1, -1))
         else:
-            self._write(ts_ms, members, values)
+            yield self._write(ts_ms, members, values)
 
-    def _write(self, ts_ms: IntArray, members: _Members, values: FloatArray) -> None:
+    def _write(self, ts_ms: IntArray, members: _Members, values: FloatArray) -> Records:
         """Write ticks that meet no points, all of members whose home is here."""
         refs = members.refs
         if not len(refs):
-            return
+            return []
         head = self.head
         rows = head.places(ts_ms)
         if rows[-1] >= head.ticks and len(refs) * _PIECE < head.columns and head.is_sparse:
@@ -112,9 +96,9 @@ class Group:
             self._put_aside(ts_ms[late], refs, values[late], all_of_them)
             rows, ts_ms, values = rows[~late], ts_ms[~late], values[~late]
             if not len(rows):
-                return
+                return []
         head.write_ticks(rows, ts_ms, refs, values)
-        self._store.take_ticks(tick_records(self.number, members.layout, ts_ms, refs, values))
+        return tick_records(self.number, members.layout, ts_ms, refs, values)
 
     def _put_aside(
         self, ts_ms: IntArray, refs: RefArray, values: FloatArray, which: BoolArray
@@ -153,6 +137,73 @@ class Group:
         if foreign.any():
             return _Members(refs[~foreign], 0, foreign)
         return _Members(refs.copy(), 0, None)
+
+
+class Ticks(NamedTuple):
+    """Ticks of the same members of a group: ``values[i]`` at ``ts_ms[i]``, which rise strictly."""
+
+    group: Group
+    ts_ms: IntArray
+    refs: RefArray
+    values: FloatArray
+
+
+class Admission(NamedTuple):
+    """Which times samples may have now; ``settled_ms`` is from when on no policy matters."""
+
+    oldest_ms: int
+    newest_ms: int
+    settled_ms: int
+    #: Why none may be stored at all.
+    fault: str = ""
+
+
+def append_ticks(store: Store, blocks: Sequence[Ticks]) -> Counter[str]:
+    """
+    Take ticks of any groups at once: what a sender delivers in a request.
+
+    Returns:
+        How many samples were not taken, by reason as in ``StoreStats.dropped``.
+
+    Raises:
+        StoreUnavailable: Nothing was taken.
+    """
+    times = store.admit(sum(block.values.size for block in blocks))
+    dropped: Counter[str] = Counter()
+    taken: list[Records] = []
+    for block in blocks:
+        taken += _admitted(store, block, times, dropped)
+    store.stats.dropped.update(dropped)
+    store.take_ticks([records for records in taken if records])
+    return dropped
+
+
+def _admitted(
+    store: Store, block: Ticks, times: Admission, dropped: Counter[str]
+) -> Iterator[Records]:
+    group, ts_ms, refs, values = block
+    if times.fault:
+        dropped[times.fault] += values.size
+        return
+    if ts_ms[0] < times.oldest_ms or ts_ms[-1] > times.newest_ms:
+        low = int(np.searchsorted(ts_ms, times.oldest_ms))
+        high = int(np.searchsorted(ts_ms, times.newest_ms, "right"))
+        if low:
+            dropped["too_old"] += low * len(refs)
+        if high < len(ts_ms):
+            dropped["future"] += (len(ts_ms) - high) * len(refs)
+        ts_ms, values = ts_ms[low:high], values[low:high]
+        if not len(ts_ms):
+            return
+    if ts_ms[0] >= times.settled_ms:
+        yield from group.take(ts_ms, refs, values)
+        return
+    # A policy keeps some series' samples less long than that.
+    for ts, row in zip(ts_ms.tolist(), values, strict=True):
+        old = store.too_old(refs, ts)
+        if old.any():
+            dropped["too_old"] += int(old.sum())
+        yield from group.take(np.array([ts]), refs[~old], row[~old].reshape(1, -1))
 
 
 def without_absent(values: FloatArray) -> FloatArray:

@@ -23,7 +23,7 @@ from .days import Days
 from .decoded import DecodedCache
 from .errors import StorageError, StoreUnavailable
 from .frame import BoolArray, FloatArray, IntArray, RefArray
-from .group import Group, without_absent
+from .group import Admission, Group, Records, without_absent
 from .head import Points, PointsHead, PointTimes
 from .intake import Intake, points_record
 from .journal import JournalError, PointsRecord, TickRecord
@@ -345,45 +345,41 @@ class Store:
 
     # What a group calls; samples are clean and admitted by then.
 
-    def admit_ticks(self, ts_ms: IntArray, members: int) -> tuple[dict[str, int], slice]:
-        """
-        Tell which ticks of rising times may be stored.
-
-        Returns:
-            The samples that may not, by reason, counted as dropped already; and which ticks may.
-        """
-        self._admit(len(ts_ms) * members)
+    def admit(self, samples: int) -> Admission:
+        """Make sure of room for some samples, and tell which times they may have."""
+        self._admit(samples)
         now_ms = self.clock.now_ms()
-        if now_ms < self._not_before_ms:
-            dropped = {"clock": len(ts_ms) * members}
-            self.stats.dropped.update(dropped)
-            return dropped, slice(0)
-        oldest_ms = self.retention.oldest_ms(None, now_ms)
-        newest_ms = now_ms + self.settings.limits.future_ms
-        if ts_ms[0] >= oldest_ms and ts_ms[-1] <= newest_ms:
-            return {}, slice(None)
-        low = int(np.searchsorted(ts_ms, oldest_ms))
-        high = int(np.searchsorted(ts_ms, newest_ms, "right"))
-        numbers = {"too_old": low * members, "future": (len(ts_ms) - high) * members}
-        dropped = {reason: samples for reason, samples in numbers.items() if samples}
-        self.stats.dropped.update(dropped)
-        return dropped, slice(low, high)
+        return Admission(
+            int(self.retention.oldest_ms(None, now_ms)),
+            now_ms + self.settings.limits.future_ms,
+            self.retention.keeps_all_ms(now_ms),
+            "clock" if now_ms < self._not_before_ms else "",
+        )
 
     def too_old(self, refs: RefArray, ts_ms: int) -> BoolArray:
-        """Tell which series of an admitted tick keep no samples that old; count them as dropped."""
+        """Tell which series keep no samples that old."""
         late: BoolArray = np.broadcast_to(
             ts_ms < self.retention.oldest_ms(refs, self.clock.now_ms()), refs.shape
         )
-        self.stats.dropped["too_old"] += int(late.sum())
         return late
 
-    def take_ticks(self, records: Sequence[TickRecord]) -> None:
-        """Take records of the same members, rising in time."""
-        self._intake.add_records(records)
-        newest = records[-1]
-        self.current.update(newest.refs, newest.ts_ms, newest.values)
-        for record in records:
-            self._tell(record.refs, record.ts_ms, record.values)
+    def take_ticks(self, taken: Sequence[Records]) -> None:
+        """Take what groups have put into their heads."""
+        if not taken:
+            return
+        self._intake.add_records([record for records in taken for record in records])
+        newest = [records[-1] for records in taken]
+        if len(newest) == 1:
+            self.current.update(newest[0].refs, newest[0].ts_ms, newest[0].values)
+        else:
+            self.current.update(
+                np.concatenate([record.refs for record in newest]),
+                np.repeat([record.ts_ms for record in newest], [len(r.refs) for r in newest]),
+                np.concatenate([record.values for record in newest]),
+            )
+        for records in taken:
+            for record in records:
+                self._tell(record.refs, record.ts_ms, record.values)
 
     def take_points(self, refs: RefArray, ts_ms: IntArray, values: FloatArray) -> None:
         self.homes(refs)

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from ...storage.errors import SeriesRefused, StoreUnavailable
 from ...storage.exemplars import Exemplars
-from ...storage.frame import BoolArray, FloatArray, IntArray, RefArray
-from ...storage.group import Group
+from ...storage.frame import FloatArray, IntArray, RefArray
+from ...storage.group import Group, Ticks, append_ticks
 from ...storage.model import Kind, Labels, Metadata, MetricType
 from ...storage.sink import REFUSALS
 from ...storage.store import Store
 from .naming import kind_of, text_fault
+from .remote_columns import Template
+from .remote_plan import Columns, Plan, make_plan
 from .remote_series import Fresh, SeriesTable
 from .remote_write import WriteBatch
 
@@ -37,12 +40,9 @@ _NAME_BYTES_MAX: Final = 1_024
 #: Between such pieces others get their turn: each is some 3 ms.
 _SERIES_SLICE: Final = 200
 _SAMPLES_SLICE: Final = 50_000
-_CALLS_SLICE: Final = 64
+_BLOCKS_SLICE: Final = 64
 #: More than this is sorted in a thread.
 _SORT_INLINE: Final = 50_000
-#: A tick costs as much as that many points: smaller ones are points, if there are many.
-_TICK_SAMPLES_MIN: Final = 4
-_TICKS_MANY: Final = 64
 _SUFFIXES: Final = ("_bucket", "_sum", "_count", "_total")
 
 _NO_HISTOGRAMS: Final = "native histograms are not stored; send classic ones"
@@ -81,17 +81,6 @@ class Written:
             self.faults.setdefault(reason, fault)
 
 
-class _Columns(NamedTuple):
-    groups: IntArray
-    ts_ms: IntArray
-    refs: RefArray
-    values: FloatArray
-
-    def where(self, which: BoolArray | slice | IntArray) -> _Columns:
-        groups, ts_ms, refs, values = self
-        return _Columns(groups[which], ts_ms[which], refs[which], values[which])
-
-
 class RemoteWriter:
     """Stores the batches of all senders."""
 
@@ -99,6 +88,7 @@ class RemoteWriter:
         self._store, self._exemplars = store, exemplars
         self._groups: dict[int, Group] = {}
         self._made = 0
+        self._plans: WeakKeyDictionary[Template, Plan] = WeakKeyDictionary()
         self.stats = WriteStats()
         #: What the decoder looks series up in.
         self.table = SeriesTable()
@@ -123,17 +113,12 @@ class RemoteWriter:
             series = series.copy()
             series[is_fresh] = slots[~series[is_fresh]]
         self._count_faults(batch, faults, written)
-        table = batch.table
-        columns = _Columns(table.groups(series), batch.ts_ms, table.refs(series), batch.values)
+        columns = Columns(
+            batch.table.groups(series), batch.ts_ms, batch.table.refs(series), batch.values
+        )
         if faults:
             columns = columns.where(series >= 0)
-        offered = len(columns.refs)
-        if len(columns.refs) > _SORT_INLINE:
-            columns = await asyncio.to_thread(_sorted, columns)
-        else:
-            columns = _sorted(columns)
-        await self._append(columns, written)
-        written.samples = offered - sum(written.refused[each] for each in ("too_old", "future"))
+        await self._append(columns, batch.template if not faults else None, written)
         written.refuse("histogram", batch.histograms, _NO_HISTOGRAMS)
         self._keep_exemplars(batch, slots, written)
         self.stats.samples += written.samples
@@ -236,94 +221,57 @@ class RemoteWriter:
 
     # --- Samples ------------------------------------------------------------------------------
 
-    async def _append(self, columns: _Columns, written: Written) -> None:
-        """Store sorted columns: each group's ticks, and what is no tick as points."""
-        points: list[_Columns] = []
-        calls = samples = 0
-        for piece in _by_group(columns):
-            group = self._groups.get(int(piece.groups[0]))
-            if group is None:
-                points.append(piece)
+    async def _append(self, columns: Columns, template: Template | None, written: Written) -> None:
+        plan = self._plans.get(template) if template is not None else None
+        if plan is None or not plan.fits(columns.ts_ms):
+            if len(columns.refs) > _SORT_INLINE:
+                plan = await asyncio.to_thread(make_plan, columns)
+            else:
+                plan = make_plan(columns)
+            if template is not None:
+                self._plans[template] = plan
+        ts_ms, values = columns.ts_ms[plan.order], columns.values[plan.order]
+        samples, offered = 0, written.samples
+        blocks: list[Ticks] = []
+        points: list[slice] = []
+        for run in plan.runs:
+            part = slice(run.start, run.end)
+            group = self._groups.get(run.group)
+            if group is None or run.is_small:
+                points.append(part)
                 continue
-            runs = list(_runs(piece))
-            if len(runs) > _TICKS_MANY and len(piece.refs) < len(runs) * _TICK_SAMPLES_MIN:
-                points.append(piece)
-                continue
-            for run in runs:
-                if calls > _TICKS_MANY and len(run.refs) < _TICK_SAMPLES_MIN:
-                    points.append(run)
-                    continue
-                ticks = int(np.count_nonzero(np.diff(run.ts_ms))) + 1
-                members = len(run.refs) // ticks
-                dropped = group.append_ticks(
-                    run.ts_ms[::members],
-                    run.refs[:members],
-                    run.values.reshape(ticks, members),
-                )
-                for reason, count in dropped.items():
-                    self._dropped(reason, count, written)
-                calls += 1
-                samples += len(run.refs)
-                if not calls % _CALLS_SLICE or samples > _SAMPLES_SLICE:
-                    samples = 0
-                    await asyncio.sleep(0)
-        for start in range(0, len(points), _CALLS_SLICE):
-            some = points[start : start + _CALLS_SLICE]
-            await self._append_points(some, written)
+            members = slice(run.start, run.start + run.members)
+            block = values[part].reshape(-1, run.members)
+            blocks.append(Ticks(group, ts_ms[part][:: run.members], plan.refs[members], block))
+            samples += run.end - run.start
+            if len(blocks) == _BLOCKS_SLICE or samples > _SAMPLES_SLICE:
+                self._take(append_ticks(self._store, blocks), written)
+                samples, blocks = 0, []
+                await asyncio.sleep(0)
+        if blocks:
+            self._take(append_ticks(self._store, blocks), written)
+        if points:
+            at = np.concatenate([np.arange(part.start, part.stop) for part in points])
+            await self._append_points(plan.refs[at], ts_ms[at], values[at], written)
+        refused = written.refused["too_old"] + written.refused["future"]
+        written.samples = offered + len(columns.refs) - refused
 
-    async def _append_points(self, pieces: list[_Columns], written: Written) -> None:
-        _, ts_ms, refs, values = (np.concatenate(column) for column in zip(*pieces, strict=True))
+    async def _append_points(
+        self, refs: RefArray, ts_ms: IntArray, values: FloatArray, written: Written
+    ) -> None:
         for start in range(0, len(refs), _SAMPLES_SLICE):
+            if start:
+                await asyncio.sleep(0)
             part = slice(start, start + _SAMPLES_SLICE)
             refusal = self._store.append_points(refs[part], ts_ms[part], values[part])
-            await asyncio.sleep(0)
-            if refusal is None:
-                continue
-            for text, count in Counter(filter(None, refusal.reasons)).items():
-                self._dropped(_REASON_OF[text], count, written)
+            if refusal is not None:
+                texts = Counter(filter(None, refusal.reasons))
+                self._take({_REASON_OF[text]: count for text, count in texts.items()}, written)
 
-    def _dropped(self, reason: str, count: int, written: Written) -> None:
-        if reason == "clock":
-            # Not the sender's fault, and over soon: it shall try again.
-            raise StoreUnavailable(REFUSALS[reason])
-        written.refuse(reason, count, REFUSALS[reason])
-
-
-def _sorted(columns: _Columns) -> _Columns:
-    """Order by group, time and series; of two samples of a series at one time the last stays."""
-    if not len(columns.refs):
-        return columns
-    order = np.lexsort((columns.refs, columns.ts_ms, columns.groups))
-    columns = columns.where(order)
-    groups, ts_ms, refs, _ = columns
-    same = (refs[1:] == refs[:-1]) & (ts_ms[1:] == ts_ms[:-1]) & (groups[1:] == groups[:-1])
-    return columns.where(~np.append(same, False)) if same.any() else columns
-
-
-def _by_group(columns: _Columns) -> Iterator[_Columns]:
-    if not len(columns.groups):
-        return
-    cuts = (np.flatnonzero(np.diff(columns.groups)) + 1).tolist()
-    for low, high in zip([0, *cuts], [*cuts, len(columns.groups)], strict=True):
-        yield columns.where(slice(low, high))
-
-
-def _runs(piece: _Columns) -> Iterator[_Columns]:
-    """Cut one group's samples into stretches of ticks that have the same members."""
-    cuts = np.flatnonzero(np.diff(piece.ts_ms)) + 1
-    ticks, samples = len(cuts) + 1, len(piece.refs)
-    if not samples % ticks:
-        members = samples // ticks
-        even = ticks == 1 or bool((cuts == np.arange(1, ticks) * members).all())
-        if even and bool((piece.refs.reshape(ticks, members) == piece.refs[:members]).all()):
-            yield piece
-            return
-    bounds = [0, *cuts.tolist(), samples]
-    first = 0
-    for tick in range(1, ticks + 1):
-        if tick < ticks:
-            before, low, high = bounds[tick - 1 : tick + 2]
-            if np.array_equal(piece.refs[before:low], piece.refs[low:high]):
-                continue
-        yield piece.where(slice(bounds[first], bounds[tick]))
-        first = tick
+    def _take(self, dropped: Mapping[str, int], written: Written) -> None:
+        """Note what the store did not take."""
+        for reason, count in dropped.items():
+            if reason == "clock":
+                # Not the sender's fault, and over soon: it shall try again.
+                raise StoreUnavailable(REFUSALS[reason])
+            written.refuse(reason, count, REFUSALS[reason])

@@ -26,6 +26,7 @@ from .naming import family_of
 from .remote_columns import (
     SAMPLE_TAG,
     Body,
+    Template,
     messages,
     read_packed,
     read_samples,
@@ -76,6 +77,7 @@ class WriteBatch:
         metadata: By family.
         histograms: Samples of native histograms, which are not stored.
         bad_exemplars, bad_metadata: How many were not UTF-8.
+        template: That of the body, if it repeats an earlier one: the same series, in that order.
     """
 
     table: SeriesTable
@@ -88,6 +90,7 @@ class WriteBatch:
     histograms: int = 0
     bad_exemplars: int = 0
     bad_metadata: int = 0
+    template: Template | None = None
 
 
 def decode_1(raw: bytes, table: SeriesTable, steps: int = STEPS_MAX) -> WriteBatch:
@@ -126,6 +129,7 @@ class _Request(ABC):
         columns = None if template is None else template.read(body)
         if template is not None and columns is not None:
             batch.series, (batch.ts_ms, batch.values) = template.series, columns
+            batch.template = template
             return batch
         starts, ends = self._messages()
         series, at, found = self._look_up(starts, ends)
