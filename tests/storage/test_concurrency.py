@@ -44,9 +44,11 @@ async def store(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Store]:
     sys.setswitchinterval(interval)
 
 
-def mistakes(querier: Querier, start_ms: int, atleast: int) -> list[str]:
+def mistakes(querier: Querier, start_ms: int, atleast: int, cached: bool) -> list[str]:
     """Ticks 0, 1, 2, ... of value 0, 1, 2, ... without a gap: what else is there?"""
     wrong: list[str] = []
+    if cached:
+        querier.use_cache()
     for name in ("m", "p"):
         matchers = parse_selector(name)
         seen = 0
@@ -88,7 +90,7 @@ async def test_readers_see_every_sample_once_whatever_goes_on(
         nonlocal reads
         while busy:
             atleast = ticks
-            job = partial(mistakes, start_ms=start_ms, atleast=atleast)
+            job = partial(mistakes, start_ms=start_ms, atleast=atleast, cached=reads % 2 == 0)
             wrong.extend(await store.read(job))
             reads += 1
 

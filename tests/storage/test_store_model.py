@@ -346,8 +346,9 @@ class StoreModel(RuleBasedStateMachine):
                 inside = {ts: bits for ts, bits in samples.items() if min_ms <= ts <= max_ms}
                 if inside:
                     wanted[labels] = inside
-        found = self.run(read(self.store, matchers, min_ms, max_ms))
-        assert found == wanted
+        assert self.run(read(self.store, matchers, min_ms, max_ms)) == wanted
+        for _ in range(2):  # decoded, then remembered
+            assert self.run(read(self.store, matchers, min_ms, max_ms, cached=True)) == wanted
         assert not self.store.stats.corrupt.total()
 
 

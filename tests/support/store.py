@@ -93,10 +93,14 @@ async def read(
     matchers: Sequence[Matcher] = (),
     min_ms: int = ALL_MS[0],
     max_ms: int = ALL_MS[1],
+    *,
+    cached: bool = False,
 ) -> Samples:
     """Everything that matches, with ``min_ms <= t <= max_ms``."""
 
     def job(querier: Querier) -> list[Frame]:
+        if cached:
+            querier.use_cache()
         return querier.select(matchers, min_ms, max_ms)
 
     return unpack(await store.read(job))
