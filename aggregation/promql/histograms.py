@@ -56,8 +56,10 @@ def histogram_quantile(buckets: Buckets, quantiles: FloatArray) -> FloatArray:
 def _interpolated(bounds: FloatArray, counts: FloatArray, quantiles: FloatArray) -> FloatArray:
     total = counts[:, -1, :]
     rank = quantiles * total
-    # The first bucket that reaches the rank; the last one holds whatever none else does.
+    # The first bucket that reaches the rank; the last one holds whatever none else does, and no
+    # bucket reaches NaN.
     place = np.count_nonzero(counts[:, :-1, :] < rank[:, None, :], axis=1)
+    place = np.where(np.isnan(rank), len(bounds) - 1, place)
     histogram, step = np.indices(total.shape)
     upper_count = counts[histogram, place, step]
     below = np.where(place > 0, counts[histogram, np.maximum(place - 1, 0), step], 0.0)
@@ -66,7 +68,7 @@ def _interpolated(bounds: FloatArray, counts: FloatArray, quantiles: FloatArray)
     result = start + (end - start) * ((rank - below) / (upper_count - below))
     result = np.where((place == 0) & (bounds[0] <= 0), bounds[0], result)
     result = np.where(place == len(bounds) - 1, bounds[-2], result)
-    return np.where((total == 0) | np.isnan(total), np.nan, result)
+    return np.where(total == 0, np.nan, result)
 
 
 def histogram_fraction(buckets: Buckets, lower: FloatArray, upper: FloatArray) -> FloatArray:
