@@ -26,7 +26,7 @@ _DURATIONS_S: Final = (1, 5, 10, 15, 20, 30, 45, 60, 90, 120, 300, 420, 600, 180
 _STEPS_S: Final = (5, 10, 15, 30, 60, 77, 120)
 _NUMBERS: Final = ("0", "1", "2", "3", "-1", "0.5", "10", "100", "1000", "-0.25", "64")
 _ODD_NUMBERS: Final = ("NaN", "Inf", "-Inf", "1e300", "0x1F", "1e-3", "-7.3")
-_SMOOTH: Final = ("exp", "atan", "sinh", "cosh", "tanh", "asinh", "deg", "rad")
+_SMOOTH: Final = ("exp", "atan", "tanh", "asinh", "deg", "rad")
 _STEEP: Final = ("ln", "log2", "log10", "sqrt", "acos", "asin", "acosh", "atanh")
 _WAVES: Final = ("cos", "sin", "tan")
 _OF_MANY: Final = ("topk", "bottomk", "quantile", "count_values")
@@ -275,6 +275,10 @@ class Questions:
                 return Text(f"round({inner.text}, {nearest})", EXACT)
             name = self._rng.choice((*_JUMPY, "round"))
             return self._call(name, inner, SUMMABLE if inner.exact == SUMMABLE else EXACT)
+        if roll < 0.55:
+            # Prometheus' reach infinity a little too early.
+            inner = Text(f"clamp({self._vector(depth - 1).text}, -700, 700)")
+            return self._call(self._rng.choice(("sinh", "cosh")), inner, ROUNDED)
         if roll < 0.75:
             return self._call(self._rng.choice(_SMOOTH), self._vector(depth - 1), ROUNDED)
         name = self._rng.choice((*_STEEP, *_WAVES))
@@ -439,7 +443,7 @@ class Questions:
         a, b, exact = self._operands(
             op, lambda e: self._vector(depth - 1, e), lambda e: self._vector(depth - 2, e)
         )
-        if rng.random() < 0.3:
+        if rng.random() < 0.3 and (a.exact >= EXACT or op != "-"):
             b = a  # or hardly anything would ever match
         if op == "atan2":
             # Prometheus 2.42 forgets to drop the name: ask about series that have none any more.
