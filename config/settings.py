@@ -299,7 +299,7 @@ class StorageSettings:
         5 * SECOND, Duration(10 * MILLISECOND, 5 * MINUTE), "How often the journal is committed."
     )
     ack_interval_ms: int = setting(
-        1 * SECOND,
+        200 * MILLISECOND,
         Duration(MILLISECOND, MINUTE),
         "How often it is committed while a sender waits for its acknowledgement.",
     )
