@@ -1,0 +1,170 @@
+"""
+Reading a data directory without its agent: no lock is taken and nothing is written, so that it also
+works beside a running one, on a copy, and on a read-only disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from ..config.settings import StorageLimits
+from .errors import SchemaTooNew, StorageError, StoreUnavailable
+from .frame import IntArray
+from .head import GroupHead, Points, PointsHead
+from .journal import JournalError, PointsRecord, TickRecord
+from .keys import POINTS_GROUP
+from .labels import Index
+from .metadata import Families
+from .recovery import Recovered, read_journal, read_tables
+from .select import Querier
+from .sqlite import SCHEMA_VERSION, open_reader, translate
+
+log = logging.getLogger(__name__)
+
+
+class OfflineStore:
+    """
+    One snapshot of a data directory: what was committed when it was opened. Use from one thread.
+
+    The snapshot is a read transaction. While it is open, a running agent's write-ahead log grows.
+
+    Attributes:
+        families: Types, help and units.
+        querier: Reads the samples, those of the journal included.
+    """
+
+    families: Families
+    querier: Querier
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "samples.db"
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        """
+        Take the snapshot.
+
+        Raises:
+            StoreUnavailable: There is no database, or it cannot be read from here.
+            SchemaTooNew: A newer version wrote it.
+            StoreCorrupt: It is no database, or damaged. Rows that fail their checksum are left out.
+        """
+        if not self.path.exists():
+            raise StoreUnavailable(f"there is no database at {self.path}")
+        try:
+            self._connection = self._connect()
+            self._read(self._connection)
+        except sqlite3.Error as error:
+            self.close()
+            raise translate(error, self.path) from error
+        except StorageError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the snapshot; may be called twice."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def __enter__(self) -> OfflineStore:
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = open_reader(self.path)
+        try:
+            connection.execute("BEGIN")
+            connection.execute("SELECT 1 FROM meta").fetchone()
+            return connection
+        except sqlite3.OperationalError:
+            connection.close()
+            log_path = self.path.with_name("samples.db-wal")
+            if log_path.exists() and log_path.stat().st_size:
+                raise
+        # Without a log to be read beside it, the file alone is the whole database. SQLite would
+        # make an empty log nevertheless, which a read-only disk does not let it.
+        connection = sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None
+        )
+        connection.execute("BEGIN")
+        return connection
+
+    def _read(self, connection: sqlite3.Connection) -> None:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        if version > SCHEMA_VERSION:
+            raise SchemaTooNew(
+                f"{self.path} has schema {version}, this version knows {SCHEMA_VERSION}; "
+                "read it with the newer Tachograph"
+            )
+        found = read_tables(connection)
+        for table, key in found.damaged:
+            log.warning("row %d of %s fails its checksum and is left out", key, table)
+        self.families = Families()
+        self.families.load(found.metadata)
+        index = Index(StorageLimits())
+        homes = np.zeros(found.next_ref + 1, np.int64)
+        for group, series, _ in found.series:
+            index.load(series)
+            homes[series.ref] = group
+        replay = _Replay(found)
+        for seq, record in read_journal(connection, found.layouts):
+            if isinstance(record, JournalError):
+                log.warning("%s; its samples are left out", record)
+            else:
+                replay.take(seq, record)
+        self.querier = Querier(
+            connection,
+            index,
+            homes,
+            {number: head.view for number, head in replay.heads.items()},
+            replay.points.view(),
+            found.catalogue,
+            frozenset(found.compacted),
+        )
+
+
+class _Replay:
+    """Plays a journal back into heads, as a store does that starts."""
+
+    def __init__(self, found: Recovered) -> None:
+        self.points = PointsHead()
+        self.heads: dict[int, GroupHead] = {}
+        self._sealed = found.sealed_seq
+        for number, name in found.groups.items():
+            if number != POINTS_GROUP:
+                self.heads[number] = head = GroupHead(number, name)
+                head.restore_newest(found.catalogue.newest_ms(number))
+
+    def take(self, seq: int, record: TickRecord | PointsRecord) -> None:
+        """Take a record, unless it is in chunks already."""
+        group = record.group if isinstance(record, TickRecord) else POINTS_GROUP
+        if seq <= self._sealed.get(group, 0):
+            return
+        if isinstance(record, PointsRecord):
+            self._add(record, record.ts_ms)
+            return
+        head = self.heads.get(record.group)
+        if head is None:
+            return
+        row = head.place(record.ts_ms)
+        if row is None:
+            self._add(record, np.full(len(record.refs), record.ts_ms))
+        else:
+            head.write(row, record.ts_ms, record.refs, record.values)
+
+    def _add(self, record: TickRecord | PointsRecord, ts_ms: IntArray) -> None:
+        self.points.append(Points(record.refs, ts_ms, record.values))
