@@ -5,6 +5,7 @@ works beside a running one, on a copy, and on a read-only disk.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 from pathlib import Path
@@ -85,13 +86,14 @@ class OfflineStore:
         self.close()
 
     def _connect(self) -> sqlite3.Connection:
-        connection = open_reader(self.path)
         try:
-            connection.execute("BEGIN")
-            connection.execute("SELECT 1 FROM meta").fetchone()
-            return connection
+            with contextlib.ExitStack() as undo:
+                connection = undo.enter_context(contextlib.closing(open_reader(self.path)))
+                connection.execute("BEGIN")
+                connection.execute("SELECT 1 FROM meta").fetchone()
+                undo.pop_all()
+                return connection
         except sqlite3.OperationalError:
-            connection.close()
             log_path = self.path.with_name("samples.db-wal")
             if log_path.exists() and log_path.stat().st_size:
                 raise
