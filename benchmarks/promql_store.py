@@ -2,7 +2,7 @@
 CPU time of queries over a store with the peers' data: 2,000 series of a day at 10 s (M) and 200
 series of 30 days at 30 s (L).
 
-    python benchmarks/promql_store.py [--data DIR] [--only ID,ID] [--sets M,L] [--profile ID]
+    python benchmarks/promql_store.py [--data DIR] [--sets M,L] [--only ID,ID] [--tier raw]
 
 ``cold`` is the first run in a fresh store object (the file is in the page cache), ``warm`` the
 least of some more, in milliseconds of CPU. ``DIR`` is filled the first time (a minute or two) and
@@ -24,9 +24,12 @@ from filled_store import NOW_S, open_filled
 
 from tachograph.aggregation.promql.engine import Engine, EngineOptions
 from tachograph.aggregation.promql.result import Result
+from tachograph.aggregation.tiered_querier import Force, force_of, tiered
 from tachograph.storage.select import Querier
 from tachograph.storage.store import Store
 
+#: Text, seconds back (0: instant), step and end.
+Query = tuple[str, int, int, int]
 HOUR, DAY = 3_600, 86_400
 RATE5 = "sum by (job) (rate(http_requests_total[5m]))"
 P95 = "histogram_quantile(0.95, sum by (le) (rate(http_request_duration_seconds_bucket[5m])))"
@@ -138,20 +141,19 @@ QUERIES = (
 END_S = {"peers": NOW_S - 60, "hour": NOW_S // HOUR * HOUR}
 
 
-async def ask(
-    store: Store, engine: Engine, text: str, seconds: int, step: int, end_s: int
+def evaluate(
+    store: Store, querier: Querier, engine: Engine, query: Query, force: Force | None
 ) -> Result:
-    def job(querier: Querier) -> Result:
-        querier.use_cache()
-        if not seconds:
-            return engine.instant(querier, text, end_s * 1000)
-        return engine.range(querier, text, (end_s - seconds) * 1000, end_s * 1000, step * 1000)
-
-    return await store.read(job)
+    text, seconds, step, end_s = query
+    source = tiered(querier, retention=store.retention, force=force)
+    if not seconds:
+        return engine.instant(source, text, end_s * 1000)
+    return engine.range(source, text, (end_s - seconds) * 1000, end_s * 1000, step * 1000)
 
 
 async def measure(directory: Path, args: argparse.Namespace) -> None:
     engine = Engine(EngineOptions(max_samples=1_000_000_000))
+    force = force_of(args.tier) if args.tier else None
     only = set(args.only.split(",")) if args.only else None
     totals: dict[tuple[str, str], list[float]] = {}
     for size in args.sets.split(","):
@@ -161,16 +163,19 @@ async def measure(directory: Path, args: argparse.Namespace) -> None:
             for ends, end_s in END_S.items():
                 if ends == "hour" and kind != "long":
                     continue  # the same as the other, but for tiers
+                query = text, seconds, step, end_s
                 store = await open_filled(directory, size)
                 times = []
                 spent_s = 0.0
                 while len(times) < 2 or (spent_s < 0.5 and len(times) < 20):
                     began = time.process_time()
-                    result = await ask(store, engine, text, seconds, step, end_s)
+                    result = await store.read(
+                        lambda q, s=store, query=query: evaluate(s, q, engine, query, force)  # type: ignore[misc]
+                    )
                     times.append((time.process_time() - began) * 1000)
                     spent_s += times[-1] / 1000
                 if args.profile:
-                    await profile(store, engine, (text, seconds, step, end_s))
+                    await profile(store, engine, query, force)
                 await store.close()
                 cold, warm = times[0], min(times[1:])
                 label = kind if kind != "long" else f"{kind}, to the {ends}"
@@ -185,18 +190,12 @@ async def measure(directory: Path, args: argparse.Namespace) -> None:
         print(f"{label:22}{which}: geometric mean {mean:8.2f} ms over {len(each)}")
 
 
-async def profile(store: Store, engine: Engine, query: tuple[str, int, int, int]) -> None:
-    text, seconds, step, end_s = query
-
+async def profile(store: Store, engine: Engine, query: Query, force: Force | None) -> None:
     def job(querier: Querier) -> None:
         profiler = cProfile.Profile()
         profiler.enable()
         for _ in range(3):
-            if seconds:
-                start_ms = (end_s - seconds) * 1000
-                engine.range(querier, text, start_ms, end_s * 1000, step * 1000)
-            else:
-                engine.instant(querier, text, end_s * 1000)
+            evaluate(store, querier, engine, query, force)
         profiler.disable()
         pstats.Stats(profiler).sort_stats("tottime").print_stats(22)
 
@@ -208,6 +207,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="directory of filled stores")
     parser.add_argument("--sets", default="M,L")
     parser.add_argument("--only", help="some queries, by name")
+    parser.add_argument("--tier", help="raw: no tiers; 1h: only that one")
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
     if args.data is not None:

@@ -134,6 +134,22 @@ class Retention:
             self._floor = (catalogue, day_bounds(day)[0] if has_older else 0)
         return self._floor[1]
 
+    def cutoffs_ms(self, refs: RefArray) -> dict[str, IntArray] | None:
+        """
+        Return by tier, ``raw`` among them, the time before whose day's end samples of each of some
+        series may have gone by a policy of their own; ``None`` if there is none. Any thread may.
+        """
+        class_of = self._classify()
+        if class_of is None:
+            return None
+        now_ms, classes = self._clock.now_ms(), self._classes
+        # A series that came after is in the last class, if in any.
+        mine = np.where(refs < len(class_of), class_of[np.minimum(refs, len(class_of) - 1)], -1)
+        return {
+            tier: np.array([now_ms - each.keep.by_tier()[tier] for each in classes])[mine]
+            for tier in ("raw", *_TIERS)
+        }
+
     def tier_keep_ms(self, tier: str) -> int:
         """How long a tier is kept at the most, over all policies."""
         return max(each.keep.by_tier()[tier] for each in self._classes)

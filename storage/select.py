@@ -31,6 +31,7 @@ _DENSE_MIN: Final = 16
 
 _POINT_LOOKUP: Final = "SELECT id, crc, data FROM chunk WHERE block = ? AND id IN ({})"
 _BLOCK_DATA: Final = "SELECT crc, data FROM block WHERE id = ?"
+_FIRST_ROLLUP: Final = "SELECT id FROM rollup WHERE id >= ? AND id < ? ORDER BY id LIMIT 1"
 _ROLLUPS: Final = "SELECT id, crc, data FROM rollup WHERE id IN ({})"
 _ROLLUP_RANGE: Final = "SELECT id, crc, data FROM rollup WHERE id BETWEEN ? AND ?"
 
@@ -82,7 +83,8 @@ class Querier:
         self.compacted = compacted
         self.stats = ReadStats()
         self._cache = decoded
-        self._decoded = DecodedCache(0)
+        #: What has been decoded; keeps nothing before :meth:`use_cache`.
+        self.decoded = DecodedCache(0)
         self._era = era
         self._dirty: dict[int, frozenset[int]] = {}
 
@@ -92,11 +94,7 @@ class Querier:
         will ask again: the daily job would push everything else out.
         """
         if self._cache is not None:
-            self._decoded = self._cache
-
-    def keep_nothing(self) -> None:
-        """Decode for this job alone: what reads everything once must not push out the rest."""
-        self._decoded = DecodedCache(0)
+            self.decoded = self._cache
 
     # --- Series -------------------------------------------------------------------------------
 
@@ -157,6 +155,23 @@ class Querier:
                 _, day, ref = split_rollup_key(key)
                 yield day, ref, data
 
+    def first_rollup_day(self, tier: int) -> int | None:
+        """Return the oldest day that a tier has rows of; older ones have expired."""
+        bounds = rollup_key(tier, -1, 0), rollup_key(tier + 1, -1, 0)
+        row = self._connection.execute(_FIRST_ROLLUP, bounds).fetchone()
+        return None if row is None else split_rollup_key(row[0])[1]
+
+    def ticks_by_day(self, group: int) -> dict[int, int]:
+        """Return how many ticks of a group there are in chunks, by day."""
+        found: dict[int, int] | None = self.decoded.get(self.catalogue, group)
+        if found is None:
+            found = {}
+            for block in self.catalogue.blocks.get(group, ()):
+                day = day_of(block.min_ms)
+                found[day] = found.get(day, 0) + block.n
+            self.decoded.put(self.catalogue, group, found, 100 * len(found))
+        return found
+
     def members(self, block: Block) -> RefArray:
         """Return the series, rising, that a block of points has chunks of."""
         data = self._block_data(block)
@@ -190,7 +205,12 @@ class Querier:
     @cached_property
     def days(self) -> list[int]:
         """The days that may hold samples, rising."""
-        return sorted(self.catalogue.days | self.compacted | self._head_days)
+        return sorted(self.raw_days | self.compacted)
+
+    @cached_property
+    def raw_days(self) -> frozenset[int]:
+        """The days that have samples in chunks or in the head."""
+        return self.catalogue.days | self._head_days
 
     def dirty(self, day: int) -> frozenset[int]:
         """Return the series of a compacted day that have got samples since, the head's included."""
@@ -322,16 +342,16 @@ class Querier:
             # A head widened after this view was taken has no cells for its newest columns here.
             target[known] = source.cells[piece.low : piece.high, columns[known]].T
             return True
-        if not self._decoded.takes(8 * len(refs) * source.n):
+        if not self.decoded.takes(8 * len(refs) * source.n):
             self._decode(target, refs, piece)
             return True
         key = self._era, refs.tobytes()
-        kept = self._decoded.get(source, key)
+        kept = self.decoded.get(source, key)
         if kept is None:
             cells = np.empty((len(refs), source.n))
             self._decode(cells, refs, piece._replace(low=0, high=source.n))
             kept = cells, bool(is_absent(cells).any())
-            self._decoded.put(source, key, kept, cells.nbytes)
+            self.decoded.put(source, key, kept, cells.nbytes)
         cells, has_absent = kept
         target[:] = cells[:, piece.low : piece.high]
         return bool(has_absent)
@@ -377,19 +397,19 @@ class Querier:
 
     def _block_times(self, block: Block) -> IntArray | None:
         """Return the times of a block's ticks; ``None`` if it is damaged."""
-        found: IntArray | None = self._decoded.get(block, "times")
+        found: IntArray | None = self.decoded.get(block, "times")
         if found is None:
             data = self._block_data(block)
             if data is None:
                 return None
             found = decode_ints(data, block.n)
-            self._decoded.put(block, "times", found, found.nbytes)
+            self.decoded.put(block, "times", found, found.nbytes)
         return found
 
     def _block_points(self, block: Block, refs: RefArray) -> dict[int, tuple[IntArray, FloatArray]]:
         """Return all times and values that a block of points holds of some series."""
         key = self._era, refs.tobytes()
-        found: dict[int, tuple[IntArray, FloatArray]] | None = self._decoded.get(block, key)
+        found: dict[int, tuple[IntArray, FloatArray]] | None = self.decoded.get(block, key)
         if found is not None:
             return found
         found = {}
@@ -400,7 +420,7 @@ class Querier:
             except StorageError:
                 self.stats.corrupt.append(("chunk", row))
         size = sum(ts.nbytes + values.nbytes for ts, values in found.values())
-        self._decoded.put(block, key, found, size)
+        self.decoded.put(block, key, found, size)
         return found
 
     def _block_data(self, block: Block) -> bytes | None:

@@ -17,6 +17,7 @@ from ...storage.frame import BoolArray, FloatArray, IntArray
 from ...storage.model import Labels
 from .annotations import Annotations
 from .budget import Budget, Check
+from .cells import TieredQuerier
 from .errors import BadQuery, ExecutionError, TooManySamples
 from .evaluator import Evaluator, Query
 from .lexer import ParseLimits
@@ -154,7 +155,8 @@ class Engine:
         naming = Naming(
             delayed=options.delayed_name_removal, type_and_unit=options.type_and_unit_labels
         )
-        return _Run(Evaluator(query, selection, budget, Annotations(text), naming))
+        evaluator = Evaluator(query, selection, budget, Annotations(text), naming)
+        return _Run(evaluator, querier)
 
 
 def _guarded(work: Callable[[], Result]) -> Result:
@@ -170,8 +172,8 @@ def _guarded(work: Callable[[], Result]) -> Result:
 class _Run:
     """One query on its way from the tree to the result."""
 
-    def __init__(self, evaluator: Evaluator) -> None:
-        self._evaluator = evaluator
+    def __init__(self, evaluator: Evaluator, querier: Querier) -> None:
+        self._evaluator, self._querier = evaluator, querier
 
     def instant(self, expr: Expr, grid: Grid) -> Result:
         evaluator = self._evaluator
@@ -233,6 +235,11 @@ class _Run:
             points=[points[i] for i in order],
         )
 
+    def _served(self) -> list[str]:
+        querier = self._querier
+        notes = querier.notes() if isinstance(querier, TieredQuerier) else ()
+        return [f"PromQL info: {note}" for note in notes]
+
     def _of_block(self, kind: ValueType, grid: Grid, block: Block) -> Result:
         return self._result(kind, grid, labels=block.labels, values=block.values, mask=block.mask)
 
@@ -257,6 +264,6 @@ class _Run:
             text,
             points,
             evaluator.notes.warnings,
-            evaluator.notes.infos,
+            (*evaluator.notes.infos, *self._served()),
             evaluator.budget.stats,
         )

@@ -19,6 +19,7 @@ from . import functions, matching
 from .aggregators import ACCUMULATORS, Accumulator
 from .annotations import Annotations
 from .budget import Budget
+from .cells import FACTS, Fact
 from .durations import to_ms
 from .errors import ExecutionError
 from .invariance import NAME_KEEPING, is_invariant, mixes_names
@@ -216,19 +217,17 @@ class Evaluator:
             elif full.any():
                 yield block.chosen(full), taken_ms[full] if taken_ms.ndim == 2 else taken_ms
 
-    def windows(self, expr: Expr, grid: Grid) -> Iterator[Windows]:
-        """
-        Yield the windows of a range expression.
-
-        Whatever else can answer a window function (rollup tiers) belongs in front of this.
-        """
+    def windows(
+        self, expr: Expr, grid: Grid, facts: frozenset[Fact] | None = None
+    ) -> Iterator[Windows]:
+        """Yield the windows of a range expression; ``facts`` as in :meth:`Selection.ranges`."""
         expr = unwrap(expr)
         if isinstance(expr, MatrixSelector):
             vector = expr.vector
             times = self.times(grid, vector.at, vector.offset)
             range_ms = self.duration_ms(expr.range, positive=True)
             return self.selection.ranges(
-                vector.matchers, times, grid.ts_ms, range_ms, vector.extension
+                vector.matchers, times, grid.ts_ms, range_ms, vector.extension, facts
             )
         assert isinstance(expr, Subquery)
         return self._subquery(expr, grid)
@@ -281,7 +280,7 @@ class Evaluator:
         one_name = isinstance(fixed, MatrixSelector) and not mixes_names(fixed)
 
         def blocks() -> Blocks:
-            for windows in self.windows(source, grid):
+            for windows in self.windows(source, grid, FACTS.get(name)):
                 values, mask = function(windows)
                 samples = windows.samples
                 nameless = samples.nameless | (name not in NAME_KEEPING)

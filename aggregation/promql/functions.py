@@ -12,6 +12,7 @@ from ...config.selector import MatchOp
 from ...storage.frame import BoolArray, FloatArray, IntArray
 from ...storage.model import METRIC_NAME, Labels
 from . import histograms, over_time
+from .cells import FACTS
 from .errors import ExecutionError
 from .info import InfoQuery
 from .invariance import selected_times
@@ -197,7 +198,7 @@ def _absent(evaluator: Evaluator, node: Call, grid: Grid) -> Blocks:
 
 def _absent_over_time(evaluator: Evaluator, node: Call, grid: Grid) -> Blocks:
     present = np.zeros(grid.steps, bool)
-    for windows in evaluator.windows(node.args[0], grid):
+    for windows in evaluator.windows(node.args[0], grid, FACTS["absent_over_time"]):
         present |= windows.masked(1).any(axis=0)
     yield from _absence(node.args[0], present)
 

@@ -33,6 +33,8 @@ class Samples:
         ts_ms: ``[n]`` if shared, else ``[rows, n]``, meaningless behind ``counts``.
         values: ``[rows, n]``, likewise.
         counts: ``[rows]``, how many samples a row has; ``None`` if times are shared.
+        until_ms: When each sample is too old to be the latest, shaped as ``values``; ``None`` if
+            the lookback says.
     """
 
     labels: list[Labels]
@@ -40,6 +42,7 @@ class Samples:
     ts_ms: IntArray
     values: FloatArray
     counts: IntArray | None = None
+    until_ms: IntArray | None = None
     _keys: tuple[IntArray, IntArray, int, int] | None = field(default=None, repr=False)
     _original: tuple[IntArray, BoolArray] | None = field(default=None, repr=False)
     _before: npt.NDArray[np.int32] | None = field(default=None, repr=False)

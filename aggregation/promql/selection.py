@@ -10,9 +10,10 @@ import numpy as np
 from ...config.selector import Matcher
 from ...storage.frame import FloatArray, Frame, IntArray, is_stale
 from .budget import Budget
+from .cells import Fact, TieredQuerier, cell_windows
 from .samples import PIECE_CELLS, Samples, from_frame, side_by_side
 from .values import Block
-from .windows import Windows
+from .windows import Windows, pick
 
 
 class Querier(Protocol):
@@ -41,6 +42,7 @@ class Selection:
         self, querier: Querier, budget: Budget, *, lookback_ms: int, left_closed: bool
     ) -> None:
         self._querier, self._budget = querier, budget
+        self._tiers = querier if isinstance(querier, TieredQuerier) else None
         self.lookback_ms, self.left_closed = lookback_ms, left_closed
 
     def instant(
@@ -57,12 +59,17 @@ class Selection:
         first_ms = int(at_ms.min()) - back + (not self.left_closed)
         last_ms = int(at_ms.max()) + (back if smoothed else 0)
         # Only the values that come of it are held: what a piece takes is small and soon gone.
-        pieces = self._cut(matchers, first_ms, last_ms, len(at_ms), drop_stale=smoothed)
+        pieces = None if smoothed else self._latest(matchers, at_ms)
+        if pieces is None:
+            pieces = self._cut(matchers, first_ms, last_ms, len(at_ms), drop_stale=smoothed)
         for samples in pieces:
             latest = samples.upto(at_ms) - 1
             windows = Windows(samples, latest, latest + 1, at_ms - back, at_ms, at_ms)
             times_ms = windows.pick_ms(latest)
-            fresh = (latest >= 0) & (times_ms > at_ms - back - self.left_closed)
+            if samples.until_ms is None:
+                fresh = (latest >= 0) & (times_ms > at_ms - back - self.left_closed)
+            else:
+                fresh = (latest >= 0) & (at_ms < pick(samples.until_ms, latest))
             values = windows.pick(latest)
             mask = np.broadcast_to(fresh, windows.shape)
             if smoothed:
@@ -79,8 +86,30 @@ class Selection:
         eval_ms: IntArray,
         range_ms: int,
         extension: str = "",
+        facts: frozenset[Fact] | None = None,
     ) -> Iterator[Windows]:
-        """Yield the windows of a range selector that end at some times."""
+        """
+        Yield the windows of a range selector that end at some times.
+
+        Args:
+            facts: All that will be asked of the windows, so that a tier may answer; ``None``: their
+                samples.
+        """
+        if facts is not None and self._tiers is not None and not extension:
+            aligned = not self.left_closed
+            found = self._tiers.cells(matchers, at_ms - range_ms, at_ms, facts, aligned=aligned)
+            if found is not None:
+                for cells in found:
+                    if not cells.size:
+                        continue
+                    held = self._budget.hold(cells.size)
+                    self._budget.stats.series += cells.rows
+                    windows = cell_windows(cells, at_ms - range_ms, at_ms, eval_ms)
+                    self._touch(windows)
+                    yield windows
+                    self._budget.release(held)
+                    self._budget.check()
+                return
         reach = self.lookback_ms if extension else 0
         first_ms = int(at_ms.min()) - range_ms - reach + (not self.left_closed)
         last_ms = int(at_ms.max()) + (reach if extension == "smoothed" else 0)
@@ -112,9 +141,23 @@ class Selection:
             self.lookback_ms if extension else 0,
             self.left_closed,
         )
-        touched = int(windows.counts.sum())
-        self._budget.touch(touched * (samples.rows if low.ndim == 1 else 1))
+        self._touch(windows)
         return windows
+
+    def _touch(self, windows: Windows) -> None:
+        touched = int(windows.counts.sum())
+        self._budget.touch(touched * (windows.samples.rows if windows.low.ndim == 1 else 1))
+
+    def _latest(self, matchers: Sequence[Matcher], at_ms: IntArray) -> Iterator[Samples] | None:
+        if self._tiers is None:
+            return None
+        aligned = not self.left_closed
+        found = self._tiers.latest(matchers, at_ms, self.lookback_ms, aligned=aligned)
+        return None if found is None else self._counted(found)
+
+    def _counted(self, found: Iterable[Samples]) -> Iterator[Samples]:
+        for samples in found:
+            yield from self._piece(samples)
 
     def _cut(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -131,7 +132,10 @@ def correct_resets(matrix: FloatArray, first: IntArray, last: IntArray, change: 
     change[rows] += fold(np.add, lost, low, high, 0.0)
 
 
-def pick(matrix: FloatArray, index: IntArray) -> FloatArray:
+_Numbers = TypeVar("_Numbers", FloatArray, IntArray)
+
+
+def pick(matrix: _Numbers, index: IntArray) -> _Numbers:
     """Take columns: the same ones of every row, or, with a two-dimensional index, its own ones."""
     if index.ndim == 1:
         return matrix.take(index, axis=1, mode="clip")
