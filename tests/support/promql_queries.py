@@ -363,8 +363,8 @@ class Questions:
             if name == "count_values":
                 # Prometheus 2.42 gets groups wrong if this name is not the last in the alphabet.
                 parameter, exact = '"zz", ', SUMMABLE
-                # A sum of -0 is -0 to it, but 0 to Prometheus 3.
-                inner = Text(f"{inner.safe} + 0", EXACT) if "sum" in inner.text else inner
+                # Which zero comes of sums, minima and the like is up to their order.
+                inner = Text(f"{inner.safe} + 0", EXACT) if "(" in inner.text else inner
         elif name in ("stddev", "stdvar"):
             # Of one infinite value Prometheus 2.42 says 0, and Prometheus 3 NaN.
             # And its way of adding up squares loses most digits of large numbers.
