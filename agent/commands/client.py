@@ -45,6 +45,12 @@ class Client:
         headers = {} if body is None else {"Content-Type": "application/json"}
         return self._send(urllib.request.Request(f"{self.url}{path}", data, headers, method="POST"))
 
+    def post_form(self, path: str, params: Sequence[tuple[str, str]]) -> Any:
+        """Post parameters that may be too long for a URL, and return the JSON that comes back."""
+        data = urllib.parse.urlencode(params).encode()
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        return self._send(urllib.request.Request(f"{self.url}{path}", data, headers, method="POST"))
+
     def _send(self, request: urllib.request.Request) -> Any:
         # Proxies of the environment are not for loopback, nor for a box in the rack.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -1,33 +1,66 @@
-"""``tachograph query``: samples of a selector, the newest or those of a time range."""
+"""``tachograph query``: PromQL at one time or over a range, from the agent or from its files."""
 
 from __future__ import annotations
 
 import argparse
 import csv
 import json
+import shutil
 import sys
 import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
 
 from ...config.errors import TachographError
-from ...config.units import parse_duration
+from ...config.units import DAY, HOUR, MINUTE, SECOND, format_duration, parse_duration
+from .client import AgentUnreachable
+from .evaluate import Answer, Rows, Span, source
 from .options import Subparsers, add_client_options, add_command, add_output_option, client
+from .sparkline import short, sparkline
 from .table import print_table, show_metric, show_time
 
-_LOOKBACK_S = 300.0
 _EPILOG = """examples:
-  tachograph query up                                newest value of each series
-  tachograph query 'oht50_cpu_usage_percent{core="total"}' --range 10m
+  tachograph query up                                  newest values
+  tachograph query 'up[10m]'                           samples as they were collected
+  tachograph query 'sum by (job) (rate(http_requests_total[5m]))' --range 1h -o spark
+  tachograph query 'oht50_cpu_usage_percent{core="total"}' --range 6h --step 1m -o csv > cpu.csv
+  tachograph query up --time 2026-01-05T03:00:00Z
+  tachograph query up --db /var/lib/tachograph         without an agent, or beside one
   tachograph query oht50_missions_total --range 30d --tier 1h --agg increase
-  tachograph query up --range 1h -o csv > up.csv
+
+A range without --step is cut into some 60 steps; -o spark without a range shows the last hour.
+Warnings and infos about the query go to stderr.
 """
+_POINTS: Final = 60
+_SPARK_RANGE_MS: Final = HOUR
+#: A range of samples back from one time; rollups have no lookback of their own.
+_LOOKBACK_MS: Final = 5 * MINUTE
+#: Steps that people count in.
+_STEPS_MS: Final = tuple(
+    number * unit
+    for unit, numbers in (
+        (SECOND, (1, 2, 5, 10, 15, 30)),
+        (MINUTE, (1, 2, 5, 10, 15, 30)),
+        (HOUR, (1, 2, 3, 6, 12)),
+        (DAY, (1, 2, 7, 30)),
+    )
+    for number in numbers
+)
 
 
 def add(subparsers: Subparsers) -> None:
-    parser = add_command(subparsers, "query", "print samples of a selector", _EPILOG)
-    parser.add_argument("selector", metavar="SELECTOR")
-    parser.add_argument("--range", metavar="DURATION", help="samples of the last 10m, 1h, 7d, ...")
+    parser = add_command(subparsers, "query", "answer a PromQL query", _EPILOG)
+    parser.add_argument("expr", metavar="EXPR", help="PromQL")
     parser.add_argument(
-        "--tier", choices=("1m", "5m", "1h", "1d"), help="rollups rather than samples"
+        "--time", metavar="T", help="when: RFC 3339 or Unix seconds (default: now); ends a range"
+    )
+    parser.add_argument("--range", metavar="DURATION", help="the last 10m, 1h, 7d, ... before it")
+    parser.add_argument("--step", metavar="DURATION", help="how far apart, in a range")
+    parser.add_argument(
+        "--tier",
+        choices=("1m", "5m", "1h", "1d"),
+        help="a selector's rollups as they are stored, rather than PromQL",
     )
     parser.add_argument(
         "--agg",
@@ -35,47 +68,119 @@ def add(subparsers: Subparsers) -> None:
         default="avg",
         help="what to show of each bucket of the tier (default: avg)",
     )
+    parser.add_argument(
+        "--db", type=Path, metavar="DIR", help="read this data directory instead of asking an agent"
+    )
     add_client_options(parser)
-    add_output_option(parser, "table", "json", "csv")
+    add_output_option(parser, "table", "json", "csv", "spark")
     parser.set_defaults(handler=query)
 
 
 def query(args: argparse.Namespace) -> int:
-    now_s = time.time()
-    span_s = _LOOKBACK_S
-    if args.range:
-        try:
-            span_s = parse_duration(args.range) / 1000
-        except ValueError as error:
-            raise TachographError(f"--range: {error}") from error
-    params = [
-        ("match[]", args.selector),
-        ("start", f"{now_s - span_s:.3f}"),
-        ("end", f"{now_s:.3f}"),
-    ]
-    path = "/api/tachograph/v1/points"
+    span = _span(args)
+    try:
+        with source(client(args), args.db) as answers:
+            if args.tier:
+                answer = answers.rollups(args.expr, span, args.tier, args.agg)
+            else:
+                answer = answers.query(args.expr, span)
+    except AgentUnreachable as error:
+        raise AgentUnreachable(f"{error}, or read its files with --db DIR") from error
+    for word, texts in (("warning", answer.warnings), ("info", answer.infos)):
+        for text in texts:
+            print(f"{word}: {text}", file=sys.stderr)
     if args.tier:
-        path = "/api/tachograph/v1/rollups"
-        params += [("tier", args.tier), ("agg", args.agg)]
-    answer = client(args).get(path, params)
-    for warning in answer.get("warnings", ()):
-        print(f"warning: {warning}", file=sys.stderr)
-    result = sorted(answer["data"]["result"], key=lambda row: show_metric(row["metric"]))
-    if not args.range:
-        for row in result:
-            row["values"] = row["values"][-1:]
-    if args.output == "json":
-        print(json.dumps(result))
-        return 0
-    rows = [
-        (show_metric(row["metric"]), show_time(ts), value)
-        for row in result
-        for ts, value in row["values"]
-    ]
-    if args.output == "csv":
-        writer = csv.writer(sys.stdout)
-        writer.writerow(("series", "time", "value"))
-        writer.writerows(rows)
-    else:
-        print_table(rows, ("SERIES", "TIME", "VALUE"))
+        _tidy(answer.rows, newest_only=not args.range)
+    _show(args.output, answer, span)
     return 0
+
+
+def _span(args: argparse.Namespace) -> Span:
+    end_s = _time(args.time)
+    range_ms = _duration(args.range, "--range")
+    step_ms = _duration(args.step, "--step")
+    if step_ms and not range_ms:
+        raise TachographError("--step: only a range has steps; add --range")
+    if args.tier:
+        return Span(end_s - (range_ms or _LOOKBACK_MS) / 1000, end_s, 0)
+    if args.output == "spark":
+        range_ms = range_ms or _SPARK_RANGE_MS
+    if range_ms and not step_ms:
+        step_ms = next((each for each in _STEPS_MS if each * _POINTS >= range_ms), _STEPS_MS[-1])
+        # On whole steps, so that the same is asked a second later and found in the agent's cache.
+        end_s = end_s if args.time else end_s * 1000 // step_ms * step_ms / 1000
+    return Span(end_s - range_ms / 1000, end_s, step_ms / 1000)
+
+
+def _time(text: str | None) -> float:
+    if text is None:
+        return time.time()
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise TachographError(
+            f"--time: {text!r} is neither Unix seconds nor a time such as 2026-01-31T12:00:00Z"
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _duration(text: str | None, option: str) -> int:
+    if text is None:
+        return 0
+    try:
+        duration_ms = parse_duration(text)
+    except ValueError as error:
+        raise TachographError(f"{option}: {error}") from error
+    if duration_ms <= 0:
+        raise TachographError(f"{option}: {format_duration(duration_ms)} is not longer than 0")
+    return duration_ms
+
+
+def _tidy(rows: Rows, *, newest_only: bool) -> None:
+    rows.sort(key=lambda row: show_metric(row["metric"]))
+    if newest_only:
+        for row in rows:
+            row["values"] = row["values"][-1:]
+
+
+def _show(output: str, answer: Answer, span: Span) -> None:
+    if output == "json":
+        print(json.dumps(answer.rows))
+    elif output == "spark":
+        _print_sparks(answer.rows, span)
+    else:
+        rows = [
+            (show_metric(row["metric"]), show_time(float(ts)), value)
+            for row in answer.rows
+            for ts, value in row["values"]
+        ]
+        if output == "csv":
+            writer = csv.writer(sys.stdout)
+            writer.writerow(("series", "time", "value"))
+            writer.writerows(rows)
+        else:
+            print_table(rows, ("SERIES", "TIME", "VALUE"))
+
+
+def _print_sparks(rows: Rows, span: Span) -> None:
+    lines = []
+    for row in rows:
+        points = [(float(ts), float(value)) for ts, value in row["values"]]
+        values = [value for _, value in points if value == value] or [float("nan")]
+        times = span.times if span.step_s else [ts for ts, _ in points]
+        facts = f"min {short(min(values))}  max {short(max(values))}  last {short(points[-1][1])}"
+        lines.append((show_metric(row["metric"]), sparkline(points, times), facts))
+    if not lines:
+        return
+    # A long name must not push the blocks beyond the edge of the terminal.
+    widest = max(len(blocks) + len(facts) for _, blocks, facts in lines)
+    room = max(20, shutil.get_terminal_size().columns - widest - 4)
+    print_table([(_cut(name, room), blocks, facts) for name, blocks, facts in lines])
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else f"{text[: room - 1]}…"

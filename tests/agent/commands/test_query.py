@@ -1,0 +1,163 @@
+"""``tachograph query``: the same answers from an agent and from its files, in every shape."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.agent_process import Running, running
+from tachograph.agent.cli import main
+from tachograph.agent.commands.client import Client
+from tachograph.agent.commands.sparkline import short, sparkline
+
+Ask = Callable[..., str]
+
+START_S = 1_767_571_200
+KEEP = ("--set", "storage.retention.raw=100y")
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """An agent that has half an hour of two counters, a minute apart."""
+    with running(tmp_path_factory.mktemp("agent"), *KEEP) as agent:
+        points = [
+            {"name": name, "value": value, "labels": {"job": "shop"}, "timestamp": stamp}
+            for minute in range(30)
+            for stamp in [(START_S + 60 * minute) * 1000]
+            for name, value in (("orders_total", 6 * minute), ("level", minute % 10 - 5))
+        ]
+        Client(agent.url).post("/api/tachograph/v1/points", points)
+        yield agent
+
+
+@pytest.fixture(params=["agent", "directory"])
+def ask(request: pytest.FixtureRequest, agent: Running, capsys: pytest.CaptureFixture[str]) -> Ask:
+    """Ask the agent, or its directory beside it, at a time when there is something."""
+    where = ["--url", agent.url]
+    if request.param == "directory":
+        where = ["--db", str(agent.log.parent / "data")]
+
+    def ask(*args: str, minute: float = 29) -> str:
+        capsys.readouterr()
+        at = str(START_S + 60 * minute)
+        assert main(["query", *args, "--time", at, *where]) == 0
+        return capsys.readouterr().out
+
+    return ask
+
+
+def rows(text: str) -> Any:
+    return json.loads(text)
+
+
+def test_a_query_is_promql_at_one_time(ask: Ask) -> None:
+    assert rows(ask("sum by (job) (increase(orders_total[10m])) / 10", "-o", "json")) == [
+        {"metric": {"job": "shop"}, "values": [[START_S + 1740, "6"]]}
+    ]
+    assert rows(ask("1 / 4", "-o", "json")) == [
+        {"metric": {}, "values": [[START_S + 1740, "0.25"]]}
+    ]
+    assert rows(ask('"word"', "-o", "json")) == [
+        {"metric": {}, "values": [[START_S + 1740, "word"]]}
+    ]
+    assert rows(ask("nothing", "-o", "json")) == []
+
+
+def test_a_range_vector_is_samples_as_they_came(ask: Ask) -> None:
+    (row,) = rows(ask("orders_total[2m]", "-o", "json"))
+    assert row["metric"] == {"__name__": "orders_total", "job": "shop"}
+    assert row["values"] == [[START_S + 1680, "168"], [START_S + 1740, "174"]]
+
+
+def test_a_range_has_steps(ask: Ask) -> None:
+    (row,) = rows(ask("orders_total", "--range", "10m", "--step", "5m", "-o", "json"))
+    assert row["values"] == [
+        [START_S + 1140, "114"],
+        [START_S + 1440, "144"],
+        [START_S + 1740, "174"],
+    ]
+    (row,) = rows(ask("orders_total", "--range", "10m", "-o", "json"))
+    assert len(row["values"]) == 61, "ten minutes are cut into steps of 10 s"
+
+
+def test_tables_and_csv_have_a_line_for_each_point(ask: Ask) -> None:
+    arguments = ("level", "--range", "1m", "--step", "1m")
+    assert ask(*arguments).splitlines() == [
+        "SERIES             TIME                      VALUE",
+        'level{job="shop"}  2026-01-05T00:28:00.000Z  3',
+        'level{job="shop"}  2026-01-05T00:29:00.000Z  4',
+    ]
+    table = list(csv.reader(io.StringIO(ask(*arguments, "-o", "csv"))))
+    assert table == [
+        ["series", "time", "value"],
+        ['level{job="shop"}', "2026-01-05T00:28:00.000Z", "3"],
+        ['level{job="shop"}', "2026-01-05T00:29:00.000Z", "4"],
+    ]
+
+
+def test_a_spark_is_a_line_for_each_series(ask: Ask) -> None:
+    (line,) = ask("level", "--range", "9m", "--step", "1m", "-o", "spark").splitlines()
+    assert line == 'level{job="shop"}  ▁▁▂▃▄▅▆▇██  min -5  max 4  last 4'
+    (line,) = ask("level", "-o", "spark").splitlines()
+    assert "min -5  max 4  last 4" in line, "without a range it is the last hour"
+
+
+def test_rollups_of_a_tier_are_shown_as_stored(ask: Ask) -> None:
+    arguments = ("orders_total", "--range", "20m", "--tier", "5m", "--agg", "count", "-o", "json")
+    (row,) = rows(ask(*arguments, minute=20))
+    assert [value for _, value in row["values"]][:-1] == ["5", "5", "5"]
+
+
+def test_what_the_engine_has_to_say_goes_to_stderr(
+    agent: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = ["--time", str(START_S + 1740), "--url", agent.url, "-o", "json"]
+    assert main(["query", "rate(level[5m])", *at]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("info: PromQL info: metric might not be a counter")
+    assert len(rows(captured.out)) == 1
+    assert main(["query", "quantile(7, level)", *at]) == 0
+    assert capsys.readouterr().err.startswith("warning: PromQL warning: quantile value should be")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["up +"], "1:5: parse error"),
+        (["up", "--time", "noon"], "--time: 'noon' is neither Unix seconds nor a time"),
+        (["up", "--range", "5min"], '--range: "5min" is not a duration'),
+        (["up", "--range", "0s"], "--range: 0s is not longer than 0"),
+        (["up", "--step", "5m"], "--step: only a range has steps"),
+        (["up[5m]", "--range", "5m"], "invalid expression type"),
+    ],
+)
+def test_mistakes_are_told_wherever_the_answer_would_come_from(
+    agent: Running, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    for where in (["--url", agent.url], ["--db", str(agent.log.parent / "data")]):
+        assert main(["query", *arguments, *where]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_a_directory_without_a_database_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["query", "up", "--db", str(tmp_path)]) == 1
+    assert "there is no database at" in capsys.readouterr().err
+
+
+def test_sparklines_show_gaps_infinities_and_what_is_no_number() -> None:
+    inf, nan = float("inf"), float("nan")
+    points = [(1.0, 0.0), (3.0, inf), (4.0, -inf), (5.0, nan), (6.0, 10.0)]
+    assert sparkline(points, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == "▁ █▁·█"
+    assert sparkline([(1.0, 7.0), (2.0, 7.0)], [1.0, 2.0]) == "▅▅"
+    assert sparkline([(1.0, -1.7e308), (2.0, 1.7e308)], [1.0, 2.0]) == "▁█"
+    assert [short(value) for value in (nan, inf, -inf, 123456.0, 0.25)] == [
+        *("NaN", "+Inf", "-Inf", "1.2346e+05", "0.25")
+    ]
