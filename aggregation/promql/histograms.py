@@ -56,11 +56,11 @@ def histogram_quantile(buckets: Buckets, quantiles: FloatArray) -> FloatArray:
 def _interpolated(bounds: FloatArray, counts: FloatArray, quantiles: FloatArray) -> FloatArray:
     total = counts[:, -1, :]
     rank = quantiles * total
-    # The first bucket that reaches the rank; the last one holds whatever none else does, and no
-    # bucket reaches NaN.
+    # The first bucket that reaches the rank; the last one holds whatever none else does.
     place = np.count_nonzero(counts[:, :-1, :] < rank[:, None, :], axis=1)
-    place = np.where(np.isnan(rank), len(bounds) - 1, place)
     histogram, step = np.indices(total.shape)
+    if np.isnan(counts).any():
+        place = _searched(counts, rank, histogram, step)
     upper_count = counts[histogram, place, step]
     below = np.where(place > 0, counts[histogram, np.maximum(place - 1, 0), step], 0.0)
     end = bounds[place]
@@ -69,6 +69,21 @@ def _interpolated(bounds: FloatArray, counts: FloatArray, quantiles: FloatArray)
     result = np.where((place == 0) & (bounds[0] <= 0), bounds[0], result)
     result = np.where(place == len(bounds) - 1, bounds[-2], result)
     return np.where(total == 0, np.nan, result)
+
+
+def _searched(
+    counts: FloatArray, rank: FloatArray, histogram: IntArray, step: IntArray
+) -> IntArray:
+    """
+    Search for the bucket that reaches a rank by halving, as upstream does. NaN reaches nothing, so
+    among counts that are NaN the answer is a matter of the way there.
+    """
+    low, high = np.zeros(rank.shape, np.int64), np.full(rank.shape, counts.shape[1] - 1)
+    for _ in range(counts.shape[1].bit_length()):
+        middle = (low + high) // 2
+        reached = (counts[histogram, middle, step] >= rank) | (low >= high)
+        low, high = np.where(reached, low, middle + 1), np.where(reached, middle, high)
+    return low
 
 
 def histogram_fraction(buckets: Buckets, lower: FloatArray, upper: FloatArray) -> FloatArray:

@@ -258,8 +258,10 @@ class _Judge:
     def _agrees_step_by_step(self, question: Question, got: Answer) -> bool:
         """Tell whether a range is what Prometheus answers at each of its times."""
         merged: dict[Labels, Points] = {}
+        text = question.text.replace("start()", f"{question.start_ms / 1000:.3f}")
+        text = text.replace("end()", f"{question.end_ms / 1000:.3f}")
         for time_ms in range(question.start_ms, question.end_ms + 1, question.step_ms):
-            step = theirs(self._peer.ask(Question(question.text, time_ms, time_ms, 0)))
+            step = theirs(self._peer.ask(Question(text, time_ms, time_ms, 0)))
             for labels, points in step.series:
                 merged.setdefault(labels, []).extend(points)
             if step.text:
