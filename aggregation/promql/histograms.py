@@ -60,7 +60,7 @@ def _interpolated(bounds: FloatArray, counts: FloatArray, quantiles: FloatArray)
     place = np.count_nonzero(counts[:, :-1, :] < rank[:, None, :], axis=1)
     histogram, step = np.indices(total.shape)
     if np.isnan(counts).any():
-        place = _searched(counts, rank, histogram, step)
+        place = _searched(counts, rank)
     upper_count = counts[histogram, place, step]
     below = np.where(place > 0, counts[histogram, np.maximum(place - 1, 0), step], 0.0)
     end = bounds[place]
@@ -71,13 +71,12 @@ def _interpolated(bounds: FloatArray, counts: FloatArray, quantiles: FloatArray)
     return np.where(total == 0, np.nan, result)
 
 
-def _searched(
-    counts: FloatArray, rank: FloatArray, histogram: IntArray, step: IntArray
-) -> IntArray:
+def _searched(counts: FloatArray, rank: FloatArray) -> IntArray:
     """
     Search for the bucket that reaches a rank by halving, as upstream does. NaN reaches nothing, so
     among counts that are NaN the answer is a matter of the way there.
     """
+    histogram, step = np.indices(rank.shape)
     low, high = np.zeros(rank.shape, np.int64), np.full(rank.shape, counts.shape[1] - 1)
     for _ in range(counts.shape[1].bit_length()):
         middle = (low + high) // 2
