@@ -59,7 +59,7 @@ def _interpolated(bounds: FloatArray, counts: FloatArray, quantiles: FloatArray)
     # The first bucket that reaches the rank; the last one holds whatever none else does.
     place = np.count_nonzero(counts[:, :-1, :] < rank[:, None, :], axis=1)
     histogram, step = np.indices(total.shape)
-    if np.isnan(counts).any():
+    if np.isnan(counts).any() or np.isnan(rank).any():
         place = _searched(counts, rank)
     upper_count = counts[histogram, place, step]
     below = np.where(place > 0, counts[histogram, np.maximum(place - 1, 0), step], 0.0)

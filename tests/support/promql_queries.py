@@ -337,7 +337,8 @@ class Questions:
         elif roll < 0.7:
             buckets = f"sum by (le{rng.choice(('', ', job'))}) (latency_bucket)"
         elif roll < 0.8:
-            buckets = self._vector(depth - 1).text
+            # What becomes of buckets after one that is NaN has changed since.
+            buckets = f"{self._vector(depth - 1).safe} > -Inf < Inf"
         return Text(f"histogram_quantile({phi}, {buckets})", ROUNDED)
 
     # -- aggregations --------------------------------------------------------------------------

@@ -310,6 +310,7 @@ def histogram(**counts: float) -> MemoryQuerier:
         ("histogram_fraction(1, 1, h_bucket)", 0.0),
         ("histogram_fraction(NaN, 1, h_bucket)", math.nan),
         ("histogram_quantile(0.5, h_bucket * NaN)", 2.0),
+        ("histogram_quantile(0, h_bucket * Inf)", 2.0),
         ('histogram_quantile(0.5, h_bucket{le!="2"} * 1 or h_bucket * NaN)', 2.0),
         ('histogram_quantile(0.5, h_bucket{le!="+Inf"})', math.nan),
         ('histogram_quantile(0.5, h_bucket{le="+Inf"})', math.nan),
