@@ -40,7 +40,7 @@ class Frame:
     Attributes:
         series: One per row.
         ts_ms: ``[n]``, strictly rising.
-        values: ``[len(series), n]`` float64, C order, read-only by convention. May hold stale
+        values: ``[len(series), n]`` float64, rows contiguous, not to be changed. May hold stale
             markers and, where ``has_absent``, cells without a sample (told by their bits).
         has_absent: False promises that no cell is absent.
         group: The group whose ticks these are; 0 for a series with times of its own.

@@ -45,6 +45,14 @@ class Piece(NamedTuple):
     source: Block | HeadView
 
 
+class Part(NamedTuple):
+    """The samples of some series in a stretch; ``cells`` are ``[series, n]``, not to be changed."""
+
+    ts_ms: IntArray
+    cells: FloatArray
+    has_absent: bool  # perhaps; False is certain
+
+
 @dataclass(slots=True)
 class ReadStats:
     """What a querier has touched."""
@@ -274,26 +282,28 @@ class Querier:
         pieces: Sequence[Piece],
         pointed: Mapping[int, tuple[IntArray, FloatArray]],
     ) -> Iterator[Frame]:
-        ts = np.concatenate([p.ts_ms[p.low : p.high] for p in pieces] or [np.empty(0, np.int64)])
-        rising = bool((ts[1:] > ts[:-1]).all())
-        cells = np.empty((len(refs), len(ts)))
-        at, has_absent = 0, not rising
-        for piece in pieces:
-            until = at + piece.high - piece.low
-            has_absent |= self._fill(cells[:, at:until], refs, piece)
-            at = until
-        if not rising:
-            ts, cells = _merge(ts, cells, [p.high - p.low for p in pieces])
+        parts = [part for part in (self._read(refs, p) for p in pieces) if len(part.ts_ms)]
+        if len(parts) == 1:
+            ts, cells, has_absent = parts[0]
+        else:
+            ts = np.concatenate([part.ts_ms for part in parts] or [np.empty(0, np.int64)])
+            cells = np.concatenate([p.cells for p in parts] or [np.empty((len(refs), 0))], axis=1)
+            has_absent = any(part.has_absent for part in parts)
+            if not (ts[1:] > ts[:-1]).all():
+                ts, cells = _merge(ts, cells, [len(part.ts_ms) for part in parts])
+                has_absent = True
         self.stats.samples += cells.size
-        absent: BoolArray = is_absent(cells) if has_absent else np.zeros(cells.shape, np.bool_)
-        has_absent = has_absent and bool(absent.any())
         keep: BoolArray = np.full(len(refs), len(ts) > 0)
+        absent: BoolArray | None = None
         if has_absent:
+            absent = is_absent(cells)
             keep &= ~absent.all(axis=1)
+            has_absent = bool(absent.any())
         ragged = [row for row, ref in enumerate(refs.tolist()) if ref in pointed]
         for row in ragged:
             ref = int(refs[row])
-            frame = self._ragged(ref, ts, cells[row], absent[row], *pointed[ref])
+            here = np.ones(len(ts), np.bool_) if absent is None else ~absent[row]
+            frame = self._ragged(ref, ts[here], cells[row, here], *pointed[ref])
             if frame is not None:
                 yield frame
             keep[row] = False
@@ -303,7 +313,7 @@ class Querier:
             return
         if not keep.all():
             cells = cells[keep]
-            has_absent = has_absent and bool(absent[keep].any())
+            has_absent = absent is not None and bool(absent[keep].any())
         series = [s for s, kept in zip(found, keep.tolist(), strict=True) if s is not None and kept]
         yield Frame(series, ts, cells, has_absent, group)
 
@@ -311,8 +321,7 @@ class Querier:
         self,
         ref: int,
         ts: IntArray,
-        cells: FloatArray,
-        absent: BoolArray,
+        values: FloatArray,
         point_ts: IntArray,
         point_values: FloatArray,
     ) -> Frame | None:
@@ -320,41 +329,45 @@ class Querier:
         if series is None:
             return None
         # Points come second: at one time, what was sent later with its own timestamp wins.
-        all_ts = np.concatenate([ts[~absent], point_ts])
-        values = np.concatenate([cells[~absent], point_values])
+        all_ts = np.concatenate([ts, point_ts])
+        values = np.concatenate([values, point_values])
         order = np.argsort(all_ts, kind="stable")
         all_ts, values = all_ts[order], values[order]
         last = np.append(all_ts[1:] != all_ts[:-1], True)
         return Frame((series,), all_ts[last], values[last].reshape(1, -1), False)
 
-    def _fill(self, target: FloatArray, refs: RefArray, piece: Piece) -> bool:
-        """Copy a piece's cells, and tell whether some may be absent."""
-        source = piece.source
+    def _read(self, refs: RefArray, piece: Piece) -> Part:
+        """Return the samples of some series in a piece."""
+        source, low, high = piece.source, piece.low, piece.high
         if isinstance(source, HeadView):
-            target[:] = ABSENT
-            if not len(source.refs):
-                return True
-            sorter = np.argsort(source.refs)
-            found = np.searchsorted(source.refs, refs, sorter=sorter)
-            found[found == len(source.refs)] = 0
-            columns = sorter[found]
-            known = source.refs[columns] == refs
-            # A head widened after this view was taken has no cells for its newest columns here.
-            target[known] = source.cells[piece.low : piece.high, columns[known]].T
-            return True
+            return Part(piece.ts_ms[low:high], self._of_head(refs, piece, source), True)
         if not self.decoded.takes(8 * len(refs) * source.n):
-            self._decode(target, refs, piece)
-            return True
+            cells = np.empty((len(refs), high - low))
+            self._decode(cells, refs, piece)
+            return Part(piece.ts_ms[low:high], cells, True)
         key = self._era, refs.tobytes()
-        kept = self.decoded.get(source, key)
+        kept: Part | None = self.decoded.get(source, key)
         if kept is None:
             cells = np.empty((len(refs), source.n))
             self._decode(cells, refs, piece._replace(low=0, high=source.n))
-            kept = cells, bool(is_absent(cells).any())
-            self.decoded.put(source, key, kept, cells.nbytes)
-        cells, has_absent = kept
-        target[:] = cells[:, piece.low : piece.high]
-        return bool(has_absent)
+            kept = _without_gaps(piece.ts_ms, cells)
+            self.decoded.put(source, key, kept, kept.cells.nbytes + kept.ts_ms.nbytes)
+        if len(kept.ts_ms) < source.n and low < high:
+            low = int(np.searchsorted(kept.ts_ms, piece.ts_ms[low]))
+            high = int(np.searchsorted(kept.ts_ms, piece.ts_ms[high - 1], "right"))
+        return Part(kept.ts_ms[low:high], kept.cells[:, low:high], kept.has_absent)
+
+    def _of_head(self, refs: RefArray, piece: Piece, head: HeadView) -> FloatArray:
+        cells = np.full((len(refs), piece.high - piece.low), ABSENT)
+        if len(head.refs):
+            sorter = np.argsort(head.refs)
+            found = np.searchsorted(head.refs, refs, sorter=sorter)
+            found[found == len(head.refs)] = 0
+            columns = sorter[found]
+            known = head.refs[columns] == refs
+            # A head widened after this view was taken has no cells for its newest columns here.
+            cells[known] = head.cells[piece.low : piece.high, columns[known]].T
+        return cells
 
     def _decode(self, target: FloatArray, refs: RefArray, piece: Piece) -> None:
         """Decode a piece of a block; what has no chunk, or a damaged one, is absent."""
@@ -455,6 +468,19 @@ def _clip(ts_ms: IntArray, min_ms: int, max_ms: int) -> tuple[int, int]:
         int(np.searchsorted(ts_ms, min_ms, "left")),
         int(np.searchsorted(ts_ms, max_ms, "right")),
     )
+
+
+def _without_gaps(ts_ms: IntArray, cells: FloatArray) -> Part:
+    """Leave out the ticks that none of the series is in: a target that did not answer."""
+    absent = is_absent(cells)
+    has_absent = bool(absent.any())
+    if has_absent:
+        used = ~absent.all(axis=0)
+        if not used.all():
+            ts_ms, cells = ts_ms[used], cells[:, used]
+            has_absent = bool(absent[:, used].any())
+    cells.flags.writeable = False
+    return Part(ts_ms, cells, has_absent)
 
 
 def _merge(
