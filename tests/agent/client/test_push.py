@@ -87,7 +87,8 @@ async def test_open_and_closed_again_and_again_nothing_is_left(tmp_path: Path) -
             await once()
         async with asyncio.timeout(10):
             # The agent closes its side a moment later.
-            while len(os.listdir("/proc/self/fd")) > files:
+            # A few may have been opened for other ends; a leak would be one a round, at least.
+            while len(os.listdir("/proc/self/fd")) > files + 5:
                 await asyncio.sleep(0.01)
         assert not [each for each in threading.enumerate() if each.name == "tachograph-client"]
         pusher.start()
