@@ -10,6 +10,7 @@ from ..aggregation.compactor import Compactor
 from ..storage.clock import Clock
 from ..storage.errors import StorageError
 from ..storage.store import Store
+from ..storage.sweep import shrink
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ class Maintenance:
             return days
 
     async def seal_and_compact(self) -> list[int]:
-        """Seal the whole head, then :meth:`run_once`: what benchmarks and backups ask for."""
+        """Seal all, :meth:`run_once`, and cut the files: what benchmarks and backups ask for."""
         await self._store.seal()
-        return await self.run_once()
+        days = await self.run_once()
+        await shrink(self._store.writer)
+        return days

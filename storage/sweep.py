@@ -135,6 +135,14 @@ async def vacuum(writer: WriterThread, bytes_to_free: int) -> int:
     return given
 
 
+async def shrink(writer: WriterThread) -> int:
+    """Give all free pages back and empty the write-ahead log; return the bytes given back."""
+    _, free = await used_bytes(writer)
+    given = await vacuum(writer, free)
+    await writer.run(lambda c: c.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
+    return given
+
+
 async def _delete(writer: WriterThread, sql: str, keys: Sequence[int]) -> int:
     deleted = 0
     for low in range(0, len(keys), _SLICE_ROWS):

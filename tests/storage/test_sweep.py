@@ -103,3 +103,17 @@ async def test_vacuum_gives_back_what_is_asked_and_the_file_is_shorter(
     assert 0 <= free - given - await sweep.vacuum(writer, 1 << 40) <= 20 * 4_096
     assert (await sweep.used_bytes(writer))[1] == 0
     assert len(await chunks(writer)) == 100
+
+
+async def test_shrink_leaves_no_free_page_and_no_log(writer: WriterThread, tmp_path: Path) -> None:
+    await writer.run(
+        lambda c: c.executemany(
+            "INSERT INTO rollup (id, crc, data) VALUES (?, 0, ?)",
+            [(key, bytes(3000)) for key in range(2000)],
+        )
+    )
+    await sweep.delete_rollups(writer, range(2000))
+    assert await sweep.shrink(writer) > 5_000_000
+    assert (await sweep.used_bytes(writer))[1] == 0
+    assert (tmp_path / "data" / "samples.db-wal").stat().st_size == 0
+    assert (tmp_path / "data" / "samples.db").stat().st_size < 200_000
