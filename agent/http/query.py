@@ -12,6 +12,7 @@ from ...aggregation.promql.ast_json import expr_to_json
 from ...aggregation.promql.errors import PromqlError
 from ...aggregation.promql.printer import format_expr
 from ...aggregation.promql.result import Result
+from ...aggregation.tiered_querier import force_of
 from ...config.settings import HttpSettings
 from ...storage.clock import Clock
 from .errors import ApiError, ErrorType
@@ -108,6 +109,10 @@ class QueryEndpoint:
         lookback_ms = form.duration_ms("lookback_delta", 0)
         limit, with_stats = form.count(), bool(form.get("stats"))
         gzip = takes_gzip(request)
+        try:
+            force = force_of(form.get("tier")) if form.get("tier") else None
+        except ValueError as error:
+            raise bad("tier", str(error)) from error
 
         def job(run: Run) -> tuple[bytes, dict[str, str], int]:
             started_s = time.perf_counter()
@@ -120,7 +125,7 @@ class QueryEndpoint:
             return body, headers, result.stats.samples_total
 
         body, headers, samples = await self._runner.run(
-            job, timeout_ms=max(timeout_ms, 0), lookback_ms=max(lookback_ms, 0)
+            job, timeout_ms=max(timeout_ms, 0), lookback_ms=max(lookback_ms, 0), force=force
         )
         self._runner.stats.samples += samples
         return web.Response(body=body, headers=headers)

@@ -11,6 +11,7 @@ from typing import Final, Literal, TypeVar, cast
 from ...aggregation.promql.budget import Deadline
 from ...aggregation.promql.engine import Engine, EngineOptions
 from ...aggregation.promql.errors import ParseError, PromqlError, QueryTimeout
+from ...aggregation.tiered_querier import Force, TieredQuerier, tiered
 from ...config.settings import PromqlSettings
 from ...storage.clock import Clock
 from ...storage.select import Querier
@@ -42,7 +43,7 @@ class Run:
     """What a query is evaluated with; ``queue_s`` is how long it waited for its turn."""
 
     engine: Engine
-    querier: Querier
+    querier: TieredQuerier
     deadline: Deadline
     queue_s: float
 
@@ -78,12 +79,20 @@ class QueryRunner:
             return self.engine
         return Engine(replace(self.engine.options, lookback_ms=lookback_ms))
 
-    async def run(self, job: Callable[[Run], T], *, timeout_ms: int = 0, lookback_ms: int = 0) -> T:
+    async def run(
+        self,
+        job: Callable[[Run], T],
+        *,
+        timeout_ms: int = 0,
+        lookback_ms: int = 0,
+        force: Force | None = None,
+    ) -> T:
         """
         Run a job when it is its turn.
 
         Args:
             timeout_ms: Less than the setting's, or 0; waiting counts.
+            force: The tier to answer from, if not the best one.
 
         Raises:
             ApiError: Of the type that the query's error has.
@@ -106,7 +115,8 @@ class QueryRunner:
             stats.queue_seconds += running_s - started_s
             stats.running += 1
             try:
-                return await self._evaluate(job, lookback_ms, deadline, running_s - started_s)
+                queue_s = running_s - started_s
+                return await self._evaluate(job, lookback_ms, force, deadline, queue_s)
             finally:
                 stats.running -= 1
                 stats.seconds += clock.monotonic_s() - running_s
@@ -126,12 +136,20 @@ class QueryRunner:
             self.stats.waiting -= 1
 
     async def _evaluate(
-        self, job: Callable[[Run], T], lookback_ms: int, deadline: Deadline, queue_s: float
+        self,
+        job: Callable[[Run], T],
+        lookback_ms: int,
+        force: Force | None,
+        deadline: Deadline,
+        queue_s: float,
     ) -> T:
-        engine = self.engine_with(lookback_ms)
-        task = asyncio.ensure_future(
-            self._store.read(lambda querier: job(Run(engine, querier, deadline, queue_s)))
-        )
+        engine, retention = self.engine_with(lookback_ms), self._store.retention
+
+        def read(querier: Querier) -> T:
+            served = tiered(querier, retention=retention, force=force)
+            return job(Run(engine, served, deadline, queue_s))
+
+        task = asyncio.ensure_future(self._store.read(read))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
