@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final
@@ -12,6 +13,7 @@ from ...storage.frame import IntArray, RefArray
 from ...storage.model import Labels, MetricType
 from .naming import family_of
 from .remote_columns import Body, Template
+from .remote_guide import Guide
 
 #: Label bytes that one table holds before it is thrown away and learnt anew: 100,000 series of
 #: common size are some 20 MB.
@@ -59,12 +61,15 @@ class SeriesTable:
     """
     Slots of series by label bytes, and for each slot the series and its group in the store.
 
-    Two slots may be one series, its labels having been sent in two orders. Read in worker threads,
-    changed by the event loop's only; slots stay what they are for as long as the table lives.
+    Two slots may be one series, its labels having been sent in two orders. Bodies are read with it
+    in any thread; only the event loop's adds series. Slots stay what they are for as long as the
+    table lives.
     """
 
     def __init__(self) -> None:
         self.slots: dict[bytes, int] = {}
+        self.guide = Guide(self.slots)
+        self._lock = threading.Lock()
         self._refs: RefArray = np.zeros(256, np.uint32)
         self._groups: IntArray = np.zeros(256, np.int64)
         self._key_bytes = 0
@@ -99,6 +104,10 @@ class SeriesTable:
 
     def symbol_table(self, symbols: tuple[bytes, ...]) -> SymbolTable:
         """Return what is known of a list of symbols."""
+        with self._lock:
+            return self._symbol_table(symbols)
+
+    def _symbol_table(self, symbols: tuple[bytes, ...]) -> SymbolTable:
         table = self._symbol_tables.get(symbols)
         if table is not None:
             return table
@@ -121,6 +130,10 @@ class SeriesTable:
 
     def learn_template(self, body: Body, at: IntArray, series: IntArray) -> None:
         """Make a template of a body, if it is the second of its kind: most never come again."""
+        with self._lock:
+            self._learn_template(body, at, series)
+
+    def _learn_template(self, body: Body, at: IntArray, series: IntArray) -> None:
         kind = _kind(body.raw)
         if kind not in self._templates:
             self._templates[kind] = None

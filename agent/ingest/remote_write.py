@@ -131,9 +131,14 @@ class _Request(ABC):
             batch.series, (batch.ts_ms, batch.values) = template.series, columns
             batch.template = template
             return batch
-        starts, ends = self._messages()
-        series, at, found = self._look_up(starts, ends)
-        is_plain = bool(found.all())
+        followed = self._follow()
+        if followed is not None:
+            series, at = followed
+            is_plain = True
+        else:
+            starts, ends = self._messages()
+            series, at, found = self._look_up(starts, ends)
+            is_plain = bool(found.all())
         if not is_plain:
             series, at = self._with_walked(series, at, found, starts, ends)
         batch.series = series
@@ -149,6 +154,10 @@ class _Request(ABC):
                 f"more than {self._steps_max} fields have to be read one by one; "
                 "send fewer new series at a time"
             )
+
+    def _follow(self) -> tuple[IntArray, IntArray] | None:
+        """Read a body of known series the fast way, if there is one."""
+        return None
 
     @abstractmethod
     def _messages(self) -> tuple[list[int], list[int]]:
@@ -211,6 +220,9 @@ class _Request(ABC):
 
 
 class _Request1(_Request):
+    def _follow(self) -> tuple[IntArray, IntArray] | None:
+        return self.table.guide.follow(self.raw)
+
     def _messages(self) -> tuple[list[int], list[int]]:
         starts, ends, side = messages(
             self.raw, _SERIES_1, _METADATA_1, min(self._steps, _MESSAGES_MAX)
@@ -367,18 +379,20 @@ class _Request2(_Request):
         if known is not None:
             return known
         self._spend(4 + (len(sent) >> 3))
-        metadata = prompb2.read_metadata(sent, 0, len(sent))
-        type_ = _type(metadata.type)
-        self._described[name, sent] = type_
         symbols = self._symbols.symbols
+        type_ = MetricType.UNKNOWN
         try:
+            metadata = prompb2.read_metadata(sent, 0, len(sent))
+            type_ = _type(metadata.type)
             family = family_of(type_, prompb.read_labels(name, 0, len(name))[0][1])
             help_ = prompb2.symbol(symbols, metadata.help).decode()
             unit = prompb2.symbol(symbols, metadata.unit).decode()
-        except (UnicodeDecodeError, IndexError):
+        except (WireError, UnicodeDecodeError, IndexError):
+            # Nobody looks at those of known series, so they can't be a reason to refuse the others.
             self.batch.bad_metadata += 1
         else:
             self.batch.metadata[family] = Metadata(type_, help_, unit)
+        self._described[name, sent] = type_
         return type_
 
     def _walk(self, start: int, end: int) -> tuple[int, list[int]]:
