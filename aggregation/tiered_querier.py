@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal, Protocol
@@ -96,6 +96,18 @@ class TieredQuerier:
         #: By tier, the newest day that it served because the samples are gone.
         self._gone: dict[Tier, int] = {}
         self._rounded: set[Tier] = set()
+
+    @property
+    def version(self) -> Hashable:
+        """See :class:`.promql.range_cache.Versioned`; likewise ``mark``."""
+        return self._querier.revision, self._force
+
+    @property
+    def mark(self) -> int:
+        return self._querier.mark
+
+    def earliest_since(self, mark: int) -> int:
+        return self._querier.earliest_since(mark)
 
     # --- What the engine asks for -------------------------------------------------------------
 

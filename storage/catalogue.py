@@ -136,11 +136,15 @@ class Ledger:
         #: Grows when chunks of blocks that stay have been changed: what was decoded of them before
         #: is out of date.
         self.era = 0
-        self._eras = itertools.count(1)
+        #: Grows when something was deleted, replaced or rolled up: what was computed before may be
+        #: answered otherwise now. New samples and their way into chunks do not count.
+        self.revision = 0
+        self._eras, self._revisions = itertools.count(1), itertools.count(1)
 
     def rewritten(self) -> None:
         """Note that chunks were deleted or replaced, after it was committed. Any thread may."""
         self.era = next(self._eras)
+        self.revision = next(self._revisions)
 
     def change(
         self,
@@ -151,6 +155,9 @@ class Ledger:
         compacted: frozenset[int] | None = None,
     ) -> None:
         """Follow a transaction that bumped the generation."""
+        removed = list(removed)
         if compacted is not None:
             self.compacted = compacted
         self.catalogue = self.catalogue.changed(generation, added=added, removed=removed)
+        if removed or compacted is not None:
+            self.revision = next(self._revisions)

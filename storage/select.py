@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, NamedTuple
@@ -17,6 +17,7 @@ from .codec import crc, decode_chunk, decode_ints
 from .decoded import DecodedCache
 from .errors import StorageError
 from .frame import ABSENT, BoolArray, FloatArray, Frame, IntArray, RefArray, is_absent
+from .frontier import ALWAYS_MS
 from .head import HeadView, PointsView
 from .keys import POINTS_GROUP, REF_MAX, day_bounds, day_of, rollup_key, split_rollup_key
 from .labels import Index
@@ -80,6 +81,9 @@ class Querier:
         *,
         decoded: DecodedCache | None = None,
         era: int = 0,
+        revision: int = 0,
+        mark: int = 0,
+        earliest_since: Callable[[int], int] = lambda mark: ALWAYS_MS,
     ) -> None:
         self._connection = connection
         self._groups_of = groups_of
@@ -89,6 +93,8 @@ class Querier:
         self.catalogue = catalogue
         #: UTC days whose rollup rows are written.
         self.compacted = compacted
+        #: As of the snapshot or before, see ``Ledger`` in catalogue.py and frontier.py.
+        self.revision, self.mark, self.earliest_since = revision, mark, earliest_since
         self.stats = ReadStats()
         self._cache = decoded
         #: What has been decoded; keeps nothing before :meth:`use_cache`.

@@ -23,6 +23,7 @@ from .days import Days
 from .decoded import DecodedCache
 from .errors import StorageError, StoreUnavailable
 from .frame import BoolArray, FloatArray, IntArray, RefArray
+from .frontier import Frontier
 from .group import Admission, Group, Records, without_absent
 from .head import Points, PointsHead, PointTimes
 from .intake import Intake, points_record
@@ -96,6 +97,7 @@ class Store:
             fsync_interval_ms=settings.fsync_interval_ms,
         )
         self.decoded = DecodedCache()
+        self.frontier = Frontier()
         self._readers = ReaderPool(self.path, readers)
         self._lock = DirectoryLock(self.directory)
         self._groups: dict[str, Group] = {}
@@ -377,6 +379,7 @@ class Store:
                 np.repeat([record.ts_ms for record in newest], [len(r.refs) for r in newest]),
                 np.concatenate([record.values for record in newest]),
             )
+        self.frontier.note(min(records[0].ts_ms for records in taken))
         for records in taken:
             for record in records:
                 self._tell(record.refs, record.ts_ms, record.values)
@@ -386,6 +389,7 @@ class Store:
         record = points_record(refs, ts_ms, values)
         self._points.append(Points(record.refs, record.ts_ms, record.values))
         self.point_times.note(record.refs, record.ts_ms)
+        self.frontier.note(int(record.ts_ms.min()))
         self._intake.add_records([record])
         self.stats.points_appended += len(refs)
         self.current.update(record.refs, record.ts_ms, record.values)
@@ -554,11 +558,12 @@ class Store:
         self, connection: sqlite3.Connection, job: Callable[[Querier], T]
     ) -> tuple[Querier, T]:
         for _ in range(_SNAPSHOT_TRIES):
+            # What is noted of changes comes before all that may have changed.
+            mark, revision, era = self.frontier.mark, self.ledger.revision, self.ledger.era
             # Heads first: a seal publishes its blocks before it drops the ticks, so between the two
             # they are seen twice (and merged), never not at all.
             heads = {number: g.head.view for number, g in list(self._by_number.items())}
             points = self._points.view()
-            era = self.ledger.era
             compacted, catalogue = self.ledger.compacted, self.ledger.catalogue
             connection.execute("BEGIN")
             try:
@@ -574,6 +579,9 @@ class Store:
                         compacted,
                         decoded=self.decoded,
                         era=era,
+                        revision=revision,
+                        mark=mark,
+                        earliest_since=self.frontier.earliest_since,
                     )
                     return querier, job(querier)
             finally:

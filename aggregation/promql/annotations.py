@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -136,6 +137,11 @@ class _Monotonicity:
             f"with a max diff of {_two_digits(self.difference)}, over {self.samples} samples "
             f"from {_time_text(self.first_ms)} to {_time_text(self.last_ms)}"
         )
+
+
+def is_mergeable(texts: Iterable[str]) -> bool:
+    """Tell whether what is said of parts of a query can stand side by side for the whole of it."""
+    return not any("for monotonicity" in text or text.endswith(" omitted") for text in texts)
 
 
 def _shown(texts: list[str], kind: str) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from .lexer import ParseLimits
 from .nodes import Expr, MatrixSelector, Subquery, ValueType, unwrap
 from .parser import parse
 from .printer import to_text
+from .range_cache import RangeCache, Versioned, keeps
 from .result import Result
 from .selection import Querier, Selection
 from .values import Block, Grid, Naming, merged, without_empty_rows
@@ -57,10 +58,18 @@ class EngineOptions:
 
 
 class Engine:
-    """Answers queries about the samples of a querier."""
+    """
+    Answers queries about the samples of a querier.
 
-    def __init__(self, options: EngineOptions | None = None) -> None:
+    Args:
+        cache: Keeps answers of range queries; engines with other options may share it.
+    """
+
+    def __init__(
+        self, options: EngineOptions | None = None, cache: RangeCache | None = None
+    ) -> None:
         self.options = options or EngineOptions()
+        self._cache = cache
 
     def parse(self, text: str) -> Expr:
         """
@@ -108,9 +117,13 @@ class Engine:
         *,
         check: Check | None = None,
         lookback_ms: int | None = None,
+        cached: bool = True,
     ) -> Result:
         """
         Evaluate at ``start_ms`` and every ``step_ms`` from there up to ``end_ms``.
+
+        Args:
+            cached: Use the cache, if there is one and the querier is ``Versioned``.
 
         Raises:
             PromqlError: As :meth:`instant`; also for expressions that are no scalar or vector.
@@ -118,6 +131,33 @@ class Engine:
         """
         if step_ms <= 0 or end_ms < start_ms:
             raise ValueError("a range query needs a positive step and an end after its start")
+        lookback_ms = self.options.lookback_ms if lookback_ms is None else lookback_ms
+
+        def evaluate(from_ms: int) -> tuple[Result, bool]:
+            return self._range(querier, query, from_ms, end_ms, step_ms, check, lookback_ms)
+
+        cache, steps = self._cache, (end_ms - start_ms) // step_ms
+        if (
+            cache is None
+            or not (cached and isinstance(querier, Versioned))
+            or steps >= self.options.max_samples
+        ):
+            return evaluate(start_ms)[0]
+        text = query if isinstance(query, str) else to_text(query)
+        key = text, step_ms, start_ms % step_ms, lookback_ms, self.options
+        return cache.range(key, querier, (start_ms, end_ms, step_ms), evaluate)
+
+    def _range(
+        self,
+        querier: Querier,
+        query: str | Expr,
+        start_ms: int,
+        end_ms: int,
+        step_ms: int,
+        check: Check | None,
+        lookback_ms: int,
+    ) -> tuple[Result, bool]:
+        """Evaluate a range query; tell also whether its steps stand for themselves."""
         text, expr = self._prepare(query)
         if expr.type not in (ValueType.SCALAR, ValueType.VECTOR):
             raise BadQuery(
@@ -129,7 +169,7 @@ class Engine:
         times_ms = (start_ms, end_ms, step_ms)
         run = self._run(querier, text, times_ms, check, lookback_ms, is_range=True)
         grid = Grid(np.arange(start_ms, end_ms + 1, step_ms, dtype=np.int64))
-        return _guarded(lambda: run.range(expr, grid))
+        return _guarded(lambda: run.range(expr, grid)), keeps(expr)
 
     def _prepare(self, query: str | Expr) -> tuple[str, Expr]:
         if isinstance(query, str):
