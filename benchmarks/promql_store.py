@@ -4,9 +4,9 @@ series of 30 days at 30 s (L).
 
     python benchmarks/promql_store.py [--data DIR] [--sets M,L] [--only ID,ID] [--tier raw]
 
-``cold`` is the first run in a fresh store object (the file is in the page cache), ``warm`` the
-least of some more, in milliseconds of CPU. ``DIR`` is filled the first time (a minute or two) and
-used again after that.
+Milliseconds of CPU: ``cold`` is the first run in a fresh store object (the file is in the page
+cache), ``warm`` the least of some more; with answers kept, ``next`` is a range that has moved on by
+one step, and ``again`` the same once more. ``DIR`` is filled the first time and used again then.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from filled_store import NOW_S, open_filled
 
 from tachograph.aggregation.promql.engine import Engine, EngineOptions
+from tachograph.aggregation.promql.range_cache import RangeCache
 from tachograph.aggregation.promql.result import Result
 from tachograph.aggregation.tiered_querier import Force, force_of, tiered
 from tachograph.storage.select import Querier
@@ -152,7 +153,6 @@ def evaluate(
 
 
 async def measure(directory: Path, args: argparse.Namespace) -> None:
-    engine = Engine(EngineOptions(max_samples=1_000_000_000))
     force = force_of(args.tier) if args.tier else None
     only = set(args.only.split(",")) if args.only else None
     totals: dict[tuple[str, str], list[float]] = {}
@@ -165,32 +165,52 @@ async def measure(directory: Path, args: argparse.Namespace) -> None:
                     continue  # the same as the other, but for tiers
                 query = text, seconds, step, end_s
                 store = await open_filled(directory, size)
-                times = []
-                spent_s = 0.0
-                while len(times) < 2 or (spent_s < 0.5 and len(times) < 20):
-                    began = time.process_time()
-                    result = await store.read(
-                        lambda q, s=store, query=query: evaluate(s, q, engine, query, force)  # type: ignore[misc]
-                    )
-                    times.append((time.process_time() - began) * 1000)
-                    spent_s += times[-1] / 1000
+                times = await time_query(store, query, force)
                 if args.profile:
-                    await profile(store, engine, query, force)
+                    await profile(store, query, force)
                 await store.close()
-                cold, warm = times[0], min(times[1:])
                 label = kind if kind != "long" else f"{kind}, to the {ends}"
-                totals.setdefault((label, "cold"), []).append(cold)
-                totals.setdefault((label, "warm"), []).append(warm)
-                print(
-                    f"{name:22}{ends:6} cold {cold:9.2f}  warm {warm:9.2f}  "
-                    f"{len(result.labels):5} series {result.stats.samples_total:11,} samples"
-                )
+                columns = ""
+                for which, spent in times.items():
+                    totals.setdefault((label, which), []).append(spent)
+                    columns += f"  {which} {spent:8.2f}"
+                print(f"{name:22}{ends:6}{columns}")
     for (label, which), each in totals.items():
         mean = math.exp(sum(map(math.log, each)) / len(each))
         print(f"{label:22}{which}: geometric mean {mean:8.2f} ms over {len(each)}")
 
 
-async def profile(store: Store, engine: Engine, query: Query, force: Force | None) -> None:
+async def time_query(store: Store, query: Query, force: Force | None) -> dict[str, float]:
+    """Return CPU milliseconds of the first run, later ones, and ones with answers kept."""
+    options = EngineOptions(max_samples=1_000_000_000)
+
+    async def once(engine: Engine, query: Query) -> float:
+        began = time.process_time()
+        await store.read(lambda querier: evaluate(store, querier, engine, query, force))
+        return (time.process_time() - began) * 1000
+
+    async def least(engine: Engine, query: Query) -> float:
+        found = [await once(engine, query)]
+        while sum(found) < 500 and len(found) < 20:
+            found.append(await once(engine, query))
+        return min(found)
+
+    engine = Engine(options)
+    times = {"cold": await once(engine, query), "warm": await least(engine, query)}
+    text, seconds, step, end_s = query
+    if seconds:
+        keeping = Engine(options, RangeCache())
+        await once(keeping, (text, seconds, step, end_s - 30 * step))
+        moved = []
+        for behind in range(29, -1, -1):
+            moved.append(await once(keeping, (text, seconds, step, end_s - behind * step)))
+        times |= {"next": min(moved), "again": await least(keeping, query)}
+    return times
+
+
+async def profile(store: Store, query: Query, force: Force | None) -> None:
+    engine = Engine(EngineOptions(max_samples=1_000_000_000))
+
     def job(querier: Querier) -> None:
         profiler = cProfile.Profile()
         profiler.enable()
