@@ -103,7 +103,7 @@ def open_writer(path: Path, durability_full: bool = False) -> sqlite3.Connection
             "secure_delete": "OFF",
             "wal_autocheckpoint": "1000",
             "journal_size_limit": str(16 << 20),
-            "cache_size": "-8000",
+            "cache_size": "-4000",
             "temp_store": "MEMORY",
             "synchronous": "FULL" if durability_full else "NORMAL",
         }.items():
@@ -155,7 +155,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
         cached_statements=64,
     )
     connection.execute("PRAGMA query_only=ON")
-    connection.execute("PRAGMA cache_size=-4000")
+    connection.execute("PRAGMA cache_size=-2000")
     return connection
 
 

@@ -136,7 +136,8 @@ class _Ratio:
         self._window_ms = window_ms
         self._hits = self._all = 0.0
         self._last: float | None = None
-        self._ring: deque[tuple[int, float, float]] = deque()
+        # Begins with nothing: what is told before the first tick counts in the first window, too.
+        self._ring: deque[tuple[int, float, float]] = deque([(0, 0.0, 0.0)])
 
     def stored(self, labels: Labels) -> Sequence[Labels]:
         return ()
@@ -159,7 +160,7 @@ class _Ratio:
         # The newest of those that left the window is where it begins.
         while len(ring) > 1 and ring[1][0] <= ts_ms - self._window_ms:
             ring.popleft()
-        _, hits, all_ = ring[0] if ring else (0, 0.0, 0.0)
+        _, hits, all_ = ring[0]
         ring.append((ts_ms, self._hits, self._all))
         if self._all > all_:
             self._last = (self._hits - hits) / (self._all - all_)

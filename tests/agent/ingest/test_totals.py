@@ -1,0 +1,25 @@
+"""Shares of a window, as they are computed from what workers told."""
+
+from __future__ import annotations
+
+from tachograph.agent.ingest.totals import _Ratio
+
+MINUTE = 60_000
+
+
+def test_a_ratio_counts_what_was_told_before_its_first_tick() -> None:
+    ratio = _Ratio(window_ms=5 * MINUTE)
+    assert ratio.values(0) is None
+    ratio.apply("a", (16, 18))
+    assert ratio.values(MINUTE) == (16 / 18,)
+    ratio.apply("a", (0, 2))
+    assert ratio.values(2 * MINUTE) == (16 / 20,)
+
+
+def test_a_ratio_forgets_what_left_its_window_and_keeps_the_last_share() -> None:
+    ratio = _Ratio(window_ms=5 * MINUTE)
+    ratio.apply("a", (0, 10))
+    assert ratio.values(0) == (0.0,)
+    ratio.apply("a", (1, 1))
+    assert ratio.values(6 * MINUTE) == (1.0,)
+    assert ratio.values(20 * MINUTE) == (1.0,)
