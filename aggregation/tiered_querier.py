@@ -86,6 +86,28 @@ class _Asked:
         return fits
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """
+    What serves some series, ``[series, days]``.
+
+    Attributes:
+        sources: See :mod:`.tier_plan`.
+        raw: Where there are samples.
+        rolled: Where buckets are made from samples; ``None``: nowhere.
+    """
+
+    refs: RefArray
+    sources: Sources
+    raw: BoolArray
+    rolled: BoolArray | None
+
+    def of(self, rows: IntArray) -> _Plan:
+        """Return the plan of some of the series."""
+        rolled = None if self.rolled is None else self.rolled[rows]
+        return _Plan(self.refs[rows], self.sources[rows], self.raw[rows], rolled)
+
+
 class TieredQuerier:
     """Implements the engine's ``Querier`` and ``TieredQuerier``; lives as long as the snapshot."""
 
@@ -115,10 +137,11 @@ class TieredQuerier:
         """Yield samples, and where they are gone the last one of each of the finest buckets."""
         refs, days = self._refs(matchers), self._days(min_ms, max_ms)
         asked = _Asked(days, (min_ms, max_ms), np.zeros(len(days), np.int64), refs[:0])
-        if not self._uses_tiers(refs, asked):
+        plan = self._tier_plan(refs, asked)
+        if plan is None:
             yield from self._querier.frames(refs, min_ms, max_ms)
             return
-        for strip in self._strips(refs, asked, PSEUDO, keep_stale=True):
+        for strip in self._strips(plan, asked, PSEUDO, keep_stale=True):
             yield from pseudo_samples(strip, min_ms, max_ms)
 
     def cells(
@@ -139,11 +162,12 @@ class TieredQuerier:
         exact_ms = exact_widths(days, np.concatenate((start_ms, end_ms)))
         unfit = self._gauges(refs) if Fact.RESETS in facts else refs[:0]
         asked = _Asked(days, span_ms, exact_ms if aligned else 0 * exact_ms, unfit)
-        if not self._uses_tiers(refs, asked):
+        plan = self._tier_plan(refs, asked)
+        if plan is None:
             return None
         return (
             bucket_cells(strip, facts, _rounding(asked, strip.sources))
-            for strip in self._strips(refs, asked, tuple(facts))
+            for strip in self._strips(plan, asked, tuple(facts))
         )
 
     def latest(
@@ -162,11 +186,12 @@ class TieredQuerier:
         edges_ms = np.concatenate((at_ms, back_ms[crosses]))
         exact_ms = exact_widths(days, edges_ms, lookback_ms)
         asked = _Asked(days, span_ms, exact_ms if aligned else 0 * exact_ms, refs[:0])
-        if not self._uses_tiers(refs, asked):
+        plan = self._tier_plan(refs, asked)
+        if plan is None:
             return None
         return (
             lasting_samples(strip, lookback_ms)
-            for strip in self._strips(refs, asked, LASTING, keep_stale=True)
+            for strip in self._strips(plan, asked, LASTING, keep_stale=True)
         )
 
     def notes(self) -> list[str]:
@@ -204,18 +229,21 @@ class TieredQuerier:
         gauges = [series.ref for series in found if series.kind is Kind.GAUGE]
         return np.array(gauges, np.uint32)
 
-    def _uses_tiers(self, refs: RefArray, asked: _Asked) -> bool:
+    def _tier_plan(self, refs: RefArray, asked: _Asked) -> _Plan | None:
+        """Return what serves each series each day, ``None`` if that is samples everywhere."""
         if not len(refs) or not len(asked.days) or self._has_samples_only(asked.days):
-            return False
-        plan, _ = self._plan(refs, asked)
-        return bool((plan > RAW).any())
+            return None
+        plan = self._plan(refs, asked)
+        return plan if (plan.sources > RAW).any() else None
 
-    def _plan(self, refs: RefArray, asked: _Asked) -> tuple[Sources, Stock]:
+    def _plan(self, refs: RefArray, asked: _Asked) -> _Plan:
         stock = self._stock(refs, asked)
         if isinstance(self._force, Tier):
-            there = stock.tiers[self._force] | stock.raw
-            return np.where(there, self._force, NOTHING).astype(np.int8), stock
-        return choose(stock, asked.exact_ms, np.isin(refs, asked.unfit)), stock
+            stored = stock.tiers[self._force]
+            sources = np.where(stored | stock.raw, self._force, NOTHING).astype(np.int8)
+            return _Plan(refs, sources, stock.raw, ~stored)
+        sources = choose(stock, asked.exact_ms, np.isin(refs, asked.unfit))
+        return _Plan(refs, sources, stock.raw, None)
 
     def _stock(self, refs: RefArray, asked: _Asked) -> Stock:
         querier, days = self._querier, asked.days
@@ -258,42 +286,42 @@ class TieredQuerier:
     # --- Reading ------------------------------------------------------------------------------
 
     def _strips(
-        self, refs: RefArray, asked: _Asked, wanted: Sequence[str], *, keep_stale: bool = False
+        self, plan: _Plan, asked: _Asked, wanted: Sequence[str], *, keep_stale: bool = False
     ) -> Iterator[Strip]:
-        for piece in self._pieces(refs, asked):
+        for rows in self._pieces(plan):
+            piece = plan.of(rows)
             while True:
-                plan, stock = self._plan(piece, asked)
-                rolled = None
-                if isinstance(self._force, Tier):
-                    rolled = ~stock.tiers[self._force]
                 try:
                     yield from self._reader.strips(
-                        piece,
+                        piece.refs,
                         asked.days,
-                        plan,
+                        piece.sources,
                         asked.span_ms,
                         wanted,
                         keep_stale=keep_stale,
-                        rolled=rolled,
+                        rolled=piece.rolled,
                     )
-                    self._note(plan, stock, asked)
                     break
                 except DamagedRows as error:
                     self._damaged |= error.rows
+                    piece = self._plan(piece.refs, asked)
+            self._note(piece, asked)
 
-    def _pieces(self, refs: RefArray, asked: _Asked) -> Iterator[RefArray]:
-        """Yield series in pieces of about the same work, those of a group together."""
-        plan, _ = self._plan(refs, asked)
+    def _pieces(self, plan: _Plan) -> Iterator[IntArray]:
+        """Cut a plan into pieces of about the same work, the series of a group together."""
         per_day = np.array([_SAMPLES_A_DAY, *(DAY_MS // tier.width_ms for tier in Tier), 0])
-        cells = int(per_day[plan].sum(axis=1).max())
+        cells = int(per_day[plan.sources].sum(axis=1).max())
         rows = max(1, PIECE_CELLS // max(1, cells))
-        order = np.argsort(self._querier.homes(refs), kind="stable")
-        for low in range(0, len(refs), rows):
-            yield np.sort(refs[order[low : low + rows]])
+        if len(plan.refs) <= rows:
+            yield np.arange(len(plan.refs))
+            return
+        order = np.argsort(self._querier.homes(plan.refs), kind="stable")
+        for low in range(0, len(order), rows):
+            yield np.sort(order[low : low + rows])
 
-    def _note(self, plan: Sources, stock: Stock, asked: _Asked) -> None:
+    def _note(self, plan: _Plan, asked: _Asked) -> None:
         for tier in Tier:
-            alone = (plan == tier) & ~stock.raw
+            alone = (plan.sources == tier) & ~plan.raw
             served = np.flatnonzero(alone.any(axis=0))
             if len(served):
                 newest = int(asked.days[served[-1]])

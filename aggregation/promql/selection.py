@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -14,6 +14,11 @@ from .cells import Fact, TieredQuerier, cell_windows
 from .samples import PIECE_CELLS, Samples, from_frame, side_by_side
 from .values import Block
 from .windows import Windows, pick
+
+
+#: Series with times of their own are put side by side up to this length: a longer one is worth
+#: the calls that it takes alone.
+_LONE_MAX: Final = 8_192
 
 
 class Querier(Protocol):
@@ -175,7 +180,7 @@ class Selection:
             width = len(frame.ts_ms)
             if not width:
                 continue
-            if len(frame.series) == 1:
+            if len(frame.series) == 1 and width < _LONE_MAX:
                 if lone and (len(lone) + 1) * max(widest, width) > PIECE_CELLS:
                     yield from self._piece(side_by_side(lone, drop_stale=drop_stale))
                     lone, widest = [], steps
