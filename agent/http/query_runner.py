@@ -11,6 +11,7 @@ from typing import Final, Literal, TypeVar, cast
 from ...aggregation.promql.budget import Deadline
 from ...aggregation.promql.engine import Engine, EngineOptions
 from ...aggregation.promql.errors import ParseError, PromqlError, QueryTimeout
+from ...aggregation.promql.range_cache import RangeCache
 from ...aggregation.tiered_querier import Force, TieredQuerier, tiered
 from ...config.settings import PromqlSettings
 from ...storage.clock import Clock
@@ -56,6 +57,7 @@ class QueryRunner:
         self._settings = settings
         self._turns = asyncio.Semaphore(settings.max_concurrency)
         self.stats = QueryStats()
+        self.cache = RangeCache()
         self.engine = Engine(
             EngineOptions(
                 lookback_ms=settings.lookback_ms,
@@ -66,7 +68,8 @@ class QueryRunner:
                 experimental=settings.experimental,
                 delayed_name_removal=settings.experimental,
                 type_and_unit_labels=settings.experimental,
-            )
+            ),
+            self.cache,
         )
 
     @property
@@ -77,7 +80,7 @@ class QueryRunner:
         """Return the engine for a lookback of a query's own; 0 for the usual one."""
         if not lookback_ms:
             return self.engine
-        return Engine(replace(self.engine.options, lookback_ms=lookback_ms))
+        return Engine(replace(self.engine.options, lookback_ms=lookback_ms), self.cache)
 
     async def run(
         self,
