@@ -15,7 +15,6 @@ from .samples import PIECE_CELLS, Samples, from_frame, side_by_side
 from .values import Block
 from .windows import Windows, pick
 
-
 #: Series with times of their own are put side by side up to this length: a longer one is worth
 #: the calls that it takes alone.
 _LONE_MAX: Final = 8_192
