@@ -29,6 +29,7 @@ class DecodedCache:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._entries: OrderedDict[tuple[int, Hashable], tuple[object, Any, int]] = OrderedDict()
+        self._used: set[tuple[int, Hashable]] = set()
         self.bytes = self.hits = self.misses = 0
 
     def __len__(self) -> int:
@@ -48,6 +49,7 @@ class DecodedCache:
                 return None
             self.hits += 1
             self._entries.move_to_end(place)
+            self._used.add(place)
             return entry[1]
 
     def put(self, owner: object, key: Hashable, value: Any, size: int) -> None:
@@ -61,12 +63,25 @@ class DecodedCache:
                 self.bytes -= old[2]
             # The owner is held, so that its id is not given to another object.
             self._entries[place] = owner, value, size
+            self._used.add(place)
             self.bytes += size
             while self.bytes > self._max_bytes:
-                _, (_, _, gone) = self._entries.popitem(last=False)
-                self.bytes -= gone
+                self._forget(next(iter(self._entries)))
+
+    def age(self) -> None:
+        """Forget what has not been used since the last call: nobody is looking any more."""
+        with self._lock:
+            for place in self._entries.keys() - self._used:
+                self._forget(place)
+            self._used.clear()
+
+    def _forget(self, place: tuple[int, Hashable]) -> None:
+        _, _, size = self._entries.pop(place)
+        self._used.discard(place)
+        self.bytes -= size
 
     def clear(self) -> None:
         with self._lock:
             self._entries.clear()
+            self._used.clear()
             self.bytes = 0

@@ -55,6 +55,8 @@ _CLOCK_FLOOR_MS: Final = 1_704_067_200_000
 #: How often a reader that met a transaction half-way looks again, and for how long in all.
 _SNAPSHOT_RETRY_S: Final = 0.0005
 _SNAPSHOT_TRIES: Final = 20_000
+#: What was decoded for queries is let go when it has not been used for that long or twice as long.
+_DECODED_UNUSED_S: Final = 300.0
 
 _QUARANTINE: Final = (
     "INSERT INTO quarantine (found_ms, source, key, data) "
@@ -187,8 +189,12 @@ class Store:
 
     async def run(self) -> None:
         """Flush and seal when it is time, until cancelled."""
+        aged_s = self.clock.monotonic_s()
         while True:
             await self.committer.until_due()
+            if self.clock.monotonic_s() - aged_s >= _DECODED_UNUSED_S:
+                aged_s = self.clock.monotonic_s()
+                self.decoded.age()
             # Kept, counted and logged where it happened; the next round tries again.
             with contextlib.suppress(StorageError):
                 await self.flush()
@@ -206,6 +212,7 @@ class Store:
         except StorageError as error:
             log.error("%d samples could not be committed: %s", self._intake.samples, error)
         await self._readers.close()
+        self.decoded.clear()
         await self.writer.close()
         self._lock.release()
         self._state = "closed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from pathlib import Path
 
@@ -151,3 +152,33 @@ def test_another_object_with_the_same_key_is_another_entry(size: int) -> None:
     assert cache.get(second, "x") is None
     cache.clear()
     assert cache.get(first, "x") is None
+
+
+def test_what_nobody_uses_is_let_go() -> None:
+    cache = DecodedCache(100)
+    first, second = object(), object()
+    cache.put(first, "x", 1, 10)
+    cache.put(second, "x", 2, 10)
+    cache.age()
+    assert cache.get(first, "x") == 1
+    cache.age()
+    assert len(cache) == 1
+    assert cache.bytes == 10
+    cache.age()
+    assert len(cache) == 0
+
+
+async def test_running_store_lets_go_of_what_it_has_decoded(tmp_path: Path) -> None:
+    h = await filled(tmp_path)
+    await read(h)
+    assert h.store.decoded.bytes
+    task = asyncio.create_task(h.store.run())
+    for _ in range(30):
+        # A flush is what wakes it.
+        h.put("web", h.clock.now_ms(), {GAUGES[0]: 1.0})
+        await h.clock.advance(MINUTE)
+        await h.store.committed()
+    assert not h.store.decoded.bytes
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await h.close()
