@@ -147,10 +147,9 @@ def _answer(written: Written, version: str) -> web.Response:
     if not written.refused:
         return web.Response(status=204, headers=headers)
     refused = written.refused.total()
+    others = ", the others stored" if written.samples else ""
     faults = "; ".join(
         f"{written.refused[reason]} {reason}: {fault}" for reason, fault in written.faults.items()
     )
-    text = (
-        f"{refused} of {refused + written.samples} samples refused, the others stored: {faults}\n"
-    )
+    text = f"{refused} of {refused + written.samples} samples refused{others}: {faults}\n"
     return web.Response(status=400, text=text, headers=headers)
