@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from ..storage.frame import BoolArray, Frame, IntArray, RefArray, is_absent, is_stale
+from ..storage.frame import BoolArray, FloatArray, Frame, IntArray, RefArray, is_absent, is_stale
 from ..storage.keys import DAY_MS, day_bounds, rollup_key, split_rollup_key
 from ..storage.model import Series
 from ..storage.select import Querier
@@ -20,7 +20,7 @@ from .tier_plan import RAW, Sources
 Column = npt.NDArray[Any]
 #: Bytes that a bucket takes in memory.
 _BUCKET_BYTES: Final = 88
-_FLOATS: Final = frozenset(("sum", "min", "max", "first", "last", "resets"))
+_FLOATS: Final = frozenset(("count", "sum", "min", "max", "first", "last", "resets"))
 
 
 class DamagedRows(Exception):
@@ -46,7 +46,7 @@ class Part:
 
     width_ms: int
     end_ms: IntArray
-    count: IntArray
+    count: FloatArray
     columns: dict[str, Column]
 
 
@@ -229,7 +229,7 @@ class _Frames:
                     columns[name] = zeros
                 case _:
                     columns[name] = values
-        return Part(0, frame.ts_ms, present.astype(np.int64), columns)
+        return Part(0, frame.ts_ms, present.astype(np.float64), columns)
 
 
 def _bucket_part(
@@ -246,7 +246,7 @@ def _bucket_part(
     slots = slots[(slots >= low) & (slots <= high)]
     shape = len(each), len(slots)
     if not len(slots):
-        return Part(width_ms, slots, np.zeros(shape, np.int64), {})
+        return Part(width_ms, slots, np.zeros(shape), {})
     found = [
         (row, buckets.between(int(slots[0]), int(slots[-1])))
         for row, buckets in enumerate(each)
@@ -263,6 +263,8 @@ def _bucket_part(
         return column
 
     columns = {name: laid_out(name) for name in wanted}
+    if "resets" in columns:
+        columns["resets"][np.isnan(columns["resets"])] = 0.0  # those of gauges are not kept
     return Part(width_ms, (slots + 1) * width_ms, laid_out("count"), columns)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..storage.frame import BoolArray, Frame, IntArray, is_absent
+from ..storage.frame import BoolArray, FloatArray, Frame, IntArray, is_absent
 from .promql.cells import Cells, Column, Fact, Rounding, cells_of
 from .promql.samples import Samples
 from .tier_reader import Part, Strip
@@ -87,7 +87,7 @@ def _ends(strip: Strip) -> IntArray:
     return np.concatenate([part.end_ms for part in strip.parts])
 
 
-def _counts(strip: Strip) -> IntArray:
+def _counts(strip: Strip) -> FloatArray:
     return np.concatenate([part.count for part in strip.parts], axis=1)
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ...config.selector import Matcher
 from ...storage.frame import BoolArray, FloatArray, IntArray
 from ...storage.model import Labels
-from .samples import Samples
+from .samples import Samples, some_columns
 from .windows import Windows, fold, pick
 
 
@@ -128,7 +128,7 @@ class TieredQuerier(Protocol):
 def cells_of(
     labels: list[Labels],
     end_ms: IntArray,
-    counts: IntArray | FloatArray,
+    counts: FloatArray,
     columns: dict[Fact, Column],
     rounding: Rounding | None,
 ) -> Cells:
@@ -141,26 +141,29 @@ def cells_of(
         columns: ``[rows, n]`` each.
     """
     nameless = np.zeros(len(labels), bool)
-    values = counts.astype(np.float64)
-    present = values > 0
+    present = counts > 0
     used: BoolArray = np.any(present, axis=0)
-    if not used.all():
-        end_ms, values, present = end_ms[used], values[:, used], present[:, used]
-        columns = {fact: column[:, used] for fact, column in columns.items()}
+    if used.any() and not used.all():
+        end_ms, counts = end_ms[used], some_columns(counts, used)
+        present = some_columns(present, used)
+        columns = {fact: some_columns(column, used) for fact, column in columns.items()}
     if present.all():
-        return Cells(labels, nameless, end_ms, values, columns=columns, rounding=rounding)
+        return Cells(labels, nameless, end_ms, counts, columns=columns, rounding=rounding)
     numbers = np.count_nonzero(present, axis=1).astype(np.int64)
     places = np.arange(int(numbers.max(initial=0))) < numbers[:, None]
 
-    def left(column: Column) -> Column:
-        # What stands behind a row's cells must look like no reset, and add nothing.
-        moved = np.full(places.shape, 0 if column.dtype == np.int64 else np.nan, column.dtype)
+    def left(column: Column, behind: float = 0.0) -> Column:
+        moved = np.full(places.shape, behind, column.dtype)
         moved[places] = column[present]
         return moved
 
     times = left(np.broadcast_to(end_ms, present.shape))
-    packed = {fact: left(column) for fact, column in columns.items()}
-    return Cells(labels, nameless, times, left(values), numbers, columns=packed, rounding=rounding)
+    # No comparison takes a NaN that stands behind a row's cells for a reset.
+    values = (Fact.FIRST, Fact.LAST)
+    packed = {
+        fact: left(column, np.nan if fact in values else 0.0) for fact, column in columns.items()
+    }
+    return Cells(labels, nameless, times, left(counts), numbers, columns=packed, rounding=rounding)
 
 
 @dataclass(slots=True)
@@ -215,12 +218,11 @@ class CellWindows(Windows):
         rows = np.flatnonzero(dropped.any(axis=1) | (inside > 0).any(axis=1))
         if not len(rows):
             return
-        # One column a cell: what was lost in it and from it to the next, which may be outside.
+        # From each cell to the next one, which may lie outside.
         lost = np.where(dropped[rows], last[rows, :-1], 0.0)
-        within = np.nan_to_num(inside[rows])
         shared = self.low.ndim == 1
         low, high = (self.low, self.high) if shared else (self.low[rows], self.high[rows])
-        change[rows] += fold(np.add, within, low, high, 0.0)
+        change[rows] += fold(np.add, inside[rows], low, high, 0.0)
         if lost.shape[1]:
             change[rows] += fold(np.add, lost, low, high - 1, 0.0)
 
@@ -236,7 +238,7 @@ def cell_windows(cells: Cells, start_ms: IntArray, end_ms: IntArray, eval_ms: In
         start_ms, end_ms = cells.rounding(start_ms, end_ms)
         share = asked_ms / (end_ms - start_ms)
     low, high = cells.upto(start_ms), cells.upto(end_ms)
-    totals = fold(np.add, np.nan_to_num(cells.values), low, high, 0.0)
+    totals = fold(np.add, cells.values, low, high, 0.0)
     return CellWindows(
         cells, low, high, start_ms, end_ms, eval_ms, cells=cells, totals=totals, share=share
     )
