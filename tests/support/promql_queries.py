@@ -226,10 +226,11 @@ class Questions:
         kept = ("last_over_time", "min_over_time", "max_over_time")
         counted = ("count_over_time", "present_over_time")
         jumpy = ("changes", "resets")
-        rounded = ["delta", "avg_over_time"]
-        if taken.exact >= EXACT:  # a reset is a matter of the last digit
-            rounded += ["rate", "increase"] * 2 + ["irate"]
-        if not re.search(r"\b(timestamp|time)\(", taken.text):
+        rounded = ["avg_over_time"]
+        if taken.exact >= EXACT:
+            # A reset is a matter of the last digit, and so is the difference of near values.
+            rounded += ["rate", "increase"] * 2 + ["irate", "delta"]
+        if taken.exact >= EXACT and not re.search(r"\b(timestamp|time)\(", taken.text):
             # Prometheus squares times since the epoch, and has few digits left.
             rounded += ["deriv", "stddev_over_time", "stdvar_over_time"]
         roll = rng.random()
@@ -239,7 +240,7 @@ class Questions:
             return self._call(rng.choice(counted), taken, SUMMABLE)
         if roll < 0.4 and taken.exact >= EXACT:
             return self._call(rng.choice(jumpy), taken, SUMMABLE)
-        if roll < 0.45:
+        if roll < 0.45 and taken.exact >= EXACT:
             return self._call("idelta", taken, taken.exact)
         if roll < 0.55:
             return self._call("sum_over_time", taken, EXACT if taken.exact == SUMMABLE else ROUNDED)
