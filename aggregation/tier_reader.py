@@ -210,7 +210,9 @@ class _Frames:
         frame = self._frames[self.frame_of[members[0]]]
         values = frame.values[self._place[members]]
         present = np.ones(values.shape, np.bool_)
-        if np.isnan(values.sum()):
+        with np.errstate(all="ignore"):
+            has_nan = bool(np.isnan(values.sum()))
+        if has_nan:
             present = ~is_absent(values)
             if not keep_stale:
                 present &= ~is_stale(values)

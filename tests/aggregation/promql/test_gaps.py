@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,6 +19,13 @@ def test_columns_are_those_that_were_asked_for(which: list[bool], rows: int) -> 
     matrix = np.arange(rows * len(which), dtype=np.int64).reshape(rows, -1)
     mask = np.array(which)
     np.testing.assert_array_equal(some_columns(matrix, mask), matrix[:, mask])
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """The engine looks at markers as numbers, and has said so to numpy."""
+    with np.errstate(all="ignore"):
+        yield
 
 
 def frame(rows: list[list[float]]) -> Frame:
