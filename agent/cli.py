@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
 
 from ..config.errors import ConfigError, TachographError
+from .broken_pipe import discard
 from .commands.client import AgentUnreachable
 
 GOOD: Final = 0
@@ -23,6 +23,8 @@ _COMMANDS: Final = (
     "check",
     "config",
     "query",
+    "imports",
+    "exports",
     "series",
     "cardinality",
     "tail",
@@ -82,7 +84,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader has seen enough (`| head`). What is still buffered goes nowhere: Python flushes
-        # once more while exiting, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         return GOOD

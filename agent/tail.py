@@ -12,6 +12,7 @@ from typing import Final, Literal, TextIO
 
 from ..config.errors import TachographError
 from ..storage.clock import Clock, SystemClock
+from .broken_pipe import discard
 from .stream.replica import Replica, Sample, ServerMessage, StreamGap, read_message
 
 GOOD: Final = 0
@@ -103,6 +104,7 @@ async def tail(
             follower.notice(f"connection lost ({closed.strip()}); connecting again")
             await clock.sleep(_RETRY_S)
     except BrokenPipeError:
+        discard(out)
         return GOOD
     except Refused as error:
         follower.notice(str(error))

@@ -41,8 +41,16 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     # A SIGHUP that comes while we start must not end us.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    os.umask(0o077)
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    mask = os.umask(0o077)
+    try:
+        return _run(args)
+    finally:
+        os.umask(mask)
+        signal.signal(signal.SIGHUP, hangup)
+
+
+def _run(args: argparse.Namespace) -> int:
     config = load(args)
     if args.once:
         from ..once import print_once

@@ -118,7 +118,10 @@ def test_wrong_use_is_told_before_anything_runs(capsys: pytest.CaptureFixture[st
 def test_a_signal_goes_on_to_the_job(agent: Running, number: int) -> None:
     script = "trap 'exit 9' TERM HUP; echo ready; while :; do sleep 0.05; done"
     process = subprocess.Popen(
-        [*COMMAND, "--url", agent.url, "--", "sh", "-c", script], stdout=subprocess.PIPE
+        [*COMMAND, "--url", agent.url, "--", "sh", "-c", script],
+        stdout=subprocess.PIPE,
+        # A shell cannot trap what was ignored when it started.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
