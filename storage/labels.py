@@ -87,15 +87,19 @@ class Index:
         Raises:
             SeriesRefused: A limit is reached, or a label cannot be stored.
         """
+        self.check(labels)
+        series = Series(self._next_ref, labels, kind, created_ms)
+        self._next_ref += 1
+        self._insert(series)
+        return series
+
+    def check(self, labels: Labels) -> None:
+        """Raise what :meth:`add` would raise, and count it."""
         try:
             self._check(labels)
         except SeriesRefused:
             self._note_refused(labels.name[:_NAME_CHARS_MAX])
             raise
-        series = Series(self._next_ref, labels, kind, created_ms)
-        self._next_ref += 1
-        self._insert(series)
-        return series
 
     def remove(self, refs: Iterable[int]) -> None:
         """Forget series; their numbers stay used."""

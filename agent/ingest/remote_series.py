@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from .remote_guide import Guide
 #: Label bytes that one table holds before it is thrown away and learnt anew: 100,000 series of
 #: common size are some 20 MB.
 _KEY_BYTES_MAX: Final = 64 << 20
+#: Series that are remembered as refused; each further one is looked at anew in each request.
+_REFUSED_MAX: Final = 20_000
 # Symbol tables of remote write 2.0: a sender makes one for each request, but those of the same
 # series in the same order are equal.
 _SYMBOL_TABLES_MAX: Final = 64
@@ -57,6 +59,14 @@ class SymbolTable:
     slots: dict[bytes, int] = field(default_factory=dict)
 
 
+class Refused(NamedTuple):
+    """Why the series of a slot is not stored: ``reason`` is what it is counted under."""
+
+    key: bytes
+    reason: str
+    fault: str
+
+
 class SeriesTable:
     """
     Slots of series by label bytes, and for each slot the series and its group in the store.
@@ -69,6 +79,8 @@ class SeriesTable:
     def __init__(self) -> None:
         self.slots: dict[bytes, int] = {}
         self.guide = Guide(self.slots)
+        #: Slots of series that are not stored; a sender goes on sending them.
+        self.refused: dict[int, Refused] = {}
         self._lock = threading.Lock()
         self._refs: RefArray = np.zeros(256, np.uint32)
         self._groups: IntArray = np.zeros(256, np.int64)
@@ -83,7 +95,10 @@ class SeriesTable:
         return self._key_bytes > _KEY_BYTES_MAX
 
     def add(self, key: bytes, ref: int, group: int) -> int:
-        """Give a series a slot; ``group`` is 0 for one that is stored as points."""
+        """
+        Give a series a slot; ``group`` is 0 for one that is stored as points, ``ref`` for one that
+        is not stored.
+        """
         known = self.slots.get(key)
         if known is not None:
             return known
@@ -96,7 +111,21 @@ class SeriesTable:
         self._key_bytes += len(key) + 100  # an entry's overhead
         return slot
 
+    def refuse(self, refused: Refused) -> int:
+        """Give a series that is not stored a slot; -1 if there are too many such already."""
+        if len(self.refused) >= _REFUSED_MAX:
+            return -1
+        slot = self.add(refused.key, 0, 0)
+        self.refused[slot] = refused
+        return slot
+
+    def accept(self, slot: int, ref: int, group: int) -> None:
+        """A series that was refused is stored from now on."""
+        self._refs[slot], self._groups[slot] = ref, group
+        del self.refused[slot]
+
     def refs(self, slots: IntArray) -> RefArray:
+        """Return the series of some slots, 0 for those that are not stored."""
         return self._refs[slots]
 
     def groups(self, slots: IntArray) -> IntArray:

@@ -26,8 +26,8 @@ from ...storage.store import Store
 from .naming import kind_of, text_fault
 from .remote_columns import Template
 from .remote_plan import Columns, Plan, make_plan
-from .remote_series import Fresh, SeriesTable
-from .remote_write import WriteBatch
+from .remote_series import Fresh, Refused, SeriesTable
+from .remote_write import WriteBatch, read_series
 
 #: What the names of the groups of remote series begin with; the rest is ``<job>/<instance>``.
 GROUP_PREFIX: Final = "remote/"
@@ -45,6 +45,12 @@ _BLOCKS_SLICE: Final = 64
 _SORT_INLINE: Final = 50_000
 _SUFFIXES: Final = ("_bucket", "_sum", "_count", "_total")
 
+#: How often refused series are asked for again, and where they are many, one piece after the other.
+_ASK_AGAIN_S: Final = 60.0
+_ASK_AGAIN_SOON_S: Final = 1.0
+#: The sender of series that are taken later than they came, as far as they need one.
+_LATER: Final = "later"
+_FAULT_CHARS: Final = 300
 _NO_HISTOGRAMS: Final = "native histograms are not stored; send classic ones"
 _REASON_OF: Final = {text: reason for reason, text in REFUSALS.items()}
 
@@ -89,6 +95,7 @@ class RemoteWriter:
         self._groups: dict[int, Group] = {}
         self._made = 0
         self._plans: WeakKeyDictionary[Template, Plan] = WeakKeyDictionary()
+        self._ask_again_s = 0.0
         self.stats = WriteStats()
         #: What the decoder looks series up in.
         self.table = SeriesTable()
@@ -104,21 +111,18 @@ class RemoteWriter:
             StoreUnavailable: The store takes nothing now. Some of the samples may be in it; sent
                 again, they are the same.
         """
-        written = Written()
+        written, table = Written(), batch.table
         self._describe(batch)
-        slots, faults = await self._slots(batch.table, batch.fresh, sender)
+        self._ask_again(table)
+        slots = await self._slots(table, batch.fresh, sender, written)
         series = batch.series
         if len(slots):
             is_fresh = series < 0
             series = series.copy()
             series[is_fresh] = slots[~series[is_fresh]]
-        self._count_faults(batch, faults, written)
-        columns = Columns(
-            batch.table.groups(series), batch.ts_ms, batch.table.refs(series), batch.values
-        )
-        if faults:
-            columns = columns.where(series >= 0)
-        await self._append(columns, batch.template if not faults else None, written)
+        columns = self._stored(table, series, batch, written)
+        is_whole = len(columns.refs) == len(batch.values)
+        await self._append(columns, batch.template if is_whole else None, written)
         written.refuse("histogram", batch.histograms, _NO_HISTOGRAMS)
         self._keep_exemplars(batch, slots, written)
         self.stats.samples += written.samples
@@ -130,33 +134,70 @@ class RemoteWriter:
     # --- Series -------------------------------------------------------------------------------
 
     async def _slots(
-        self, table: SeriesTable, fresh: list[Fresh], sender: str
-    ) -> tuple[IntArray, dict[int, tuple[str, str]]]:
-        """
-        Give fresh series their slots; -1 for those that can't have one, with reason and fault by
-        their place in ``fresh``.
-        """
+        self, table: SeriesTable, fresh: list[Fresh], sender: str, written: Written
+    ) -> IntArray:
+        """Give fresh series their slots; -1 for those that are not stored nor remembered."""
         slots = np.full(len(fresh), -1)
-        faults: dict[int, tuple[str, str]] = {}
         for place, one in enumerate(fresh):
             if place and not place % _SERIES_SLICE:
                 await asyncio.sleep(0)
             if one.fault:
-                faults[place] = "labels", one.fault
+                slots[place] = table.refuse(Refused(one.key, "labels", one.fault))
+                written.faults.setdefault("labels", one.fault)
                 continue
             try:
                 ref, group = self._find(one, sender)
             except SeriesRefused as error:
-                faults[place] = error.reason, str(error)
-                continue
-            slots[place] = table.add(one.key, ref, group)
-        return slots, faults
+                fault = str(error)[:_FAULT_CHARS]
+                slots[place] = table.refuse(Refused(one.key, error.reason, fault))
+                written.faults.setdefault(error.reason, fault)
+            else:
+                slots[place] = table.add(one.key, ref, group)
+        return slots
+
+    def _stored(
+        self, table: SeriesTable, series: IntArray, batch: WriteBatch, written: Written
+    ) -> Columns:
+        """Return the samples of series that are stored, and count the others."""
+        refs = table.refs(series)
+        columns = Columns(table.groups(series), batch.ts_ms, refs, batch.values)
+        good = (refs > 0) & (series >= 0)
+        if good.all():
+            return columns
+        slots, counts = np.unique(series[~good], return_counts=True)
+        for slot, count in zip(slots.tolist(), counts.tolist(), strict=True):
+            known = table.refused.get(slot)
+            if known is not None:
+                written.refuse(known.reason, count, known.fault)
+            else:
+                # Too many to remember each; they share what is wrong with them.
+                reason = next(iter(written.faults), "labels")
+                written.refuse(reason, count, "too many series are refused")
+        return columns.where(good)
+
+    def _ask_again(self, table: SeriesTable) -> None:
+        """Ask for some of the series that were refused by a limit: it may be another by now."""
+        now_s = self._store.clock.monotonic_s()
+        if now_s < self._ask_again_s:
+            return
+        asked = [(slot, one) for slot, one in table.refused.items() if one.reason != "labels"]
+        for slot, one in asked[:_SERIES_SLICE]:
+            fresh, _ = read_series(one.key, MetricType.UNKNOWN)
+            try:
+                table.accept(slot, *self._find(fresh, _LATER))
+            except SeriesRefused as error:
+                # To the end: the others have their turn first.
+                del table.refused[slot]
+                table.refused[slot] = one._replace(reason=error.reason)
+        waits = _ASK_AGAIN_S if len(asked) <= _SERIES_SLICE else _ASK_AGAIN_SOON_S
+        self._ask_again_s = now_s + waits
 
     def _find(self, fresh: Fresh, sender: str) -> tuple[int, int]:
         """Return a series' number and that of the group it is stored in, 0 for none."""
         store, labels = self._store, fresh.labels
         known = store.index.find(labels)
         if known is None:
+            store.index.check(labels)  # first: a series that is refused needs no group
             group = self._group_for(labels, sender)
             ref = store.ref(labels, self._kind(fresh), group.number)
         else:
@@ -188,16 +229,6 @@ class RemoteWriter:
                     break
         return kind_of(type_, name, [label for label, _ in fresh.labels]) or Kind.UNKNOWN
 
-    def _count_faults(
-        self, batch: WriteBatch, faults: dict[int, tuple[str, str]], written: Written
-    ) -> None:
-        if faults:
-            places, counts = np.unique(~batch.series[batch.series < 0], return_counts=True)
-            for place, count in zip(places.tolist(), counts.tolist(), strict=True):
-                if place in faults:
-                    reason, fault = faults[place]
-                    written.refuse(reason, count, fault)
-
     def _describe(self, batch: WriteBatch) -> None:
         families = self._store.families
         for family, sent in batch.metadata.items():
@@ -213,8 +244,8 @@ class RemoteWriter:
     def _keep_exemplars(self, batch: WriteBatch, slots: IntArray, written: Written) -> None:
         for series, exemplar in batch.exemplars:
             slot = series if series >= 0 else int(slots[~series])
-            if slot >= 0:
-                ref = int(batch.table.refs(np.array([slot]))[0])
+            ref = int(batch.table.refs(np.array([slot]))[0]) if slot >= 0 else 0
+            if ref:
                 self._exemplars.add(ref, exemplar)
                 written.exemplars += 1
         self.stats.exemplars += written.exemplars

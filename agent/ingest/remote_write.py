@@ -207,7 +207,7 @@ class _Request(ABC):
             return slot
         place = self._fresh.get(key)
         if place is None:
-            fresh, count = _read_series(key, type_)
+            fresh, count = read_series(key, type_)
             self._spend(8 + 2 * count)
             place = self._fresh[key] = len(self.batch.fresh)
             self.batch.fresh.append(fresh)
@@ -433,7 +433,7 @@ class _Request2(_Request):
         return series, places
 
 
-def _read_series(key: bytes, type_: MetricType) -> tuple[Fresh, int]:
+def read_series(key: bytes, type_: MetricType) -> tuple[Fresh, int]:
     """
     Read label fields, and say what is wrong with them if they can't name a series; also how many
     they are.

@@ -13,7 +13,7 @@ import pytest
 
 from support import prometheus_pb as pb
 from support.api import Answer, Api, serving
-from support.store import FailingConnection
+from support.store import FailingConnection, store_settings
 from tachograph.agent.wire import prompb, prompb2, snappy
 from tachograph.agent.wire.protobuf import varint
 from tachograph.config.settings import HttpSettings, RetentionSettings, StorageLimits
@@ -288,6 +288,36 @@ async def test_series_beyond_a_limit_are_refused_and_known_ones_go_on(tmp_path: 
             assert "2 series_per_metric" in answer.text
         assert api.parts.writer.stats.refused == {"series_per_metric": 6}
         assert [len(await held(api, f'up{{i="{i}"}}')) for i in range(3)] == [3, 3, 3]
+
+
+async def test_refused_series_are_taken_once_there_is_room(tmp_path: Path) -> None:
+    settings = store_settings(tmp_path / "data", limits=StorageLimits(series=2))
+    async with serving(tmp_path / "data", limits=settings.limits) as api:
+        now = api.clock.now_ms()
+
+        async def send(offset: int) -> int:
+            series = [pb.series(labels(i=str(i)), [(now + offset, 1.0)]) for i in range(4)]
+            return (await api.write(pb.write_request(*series))).status
+
+        assert await send(0) == 400
+        api.store.configure(store_settings(tmp_path / "data"))
+        assert await send(1) == 400, "nobody asks for them at each request"
+        await api.clock.advance(60_000)
+        assert await send(2) == 204
+        assert len(await held(api, 'up{i="3"}')) == 1
+        assert api.store.has_group("remote/node/a:1")
+
+
+async def test_refused_series_make_no_groups(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", limits=StorageLimits(series=2)) as api:
+        body = pb.write_request(
+            *(
+                pb.series({**labels(), "instance": str(i)}, [(api.clock.now_ms(), 1.0)])
+                for i in range(9)
+            )
+        )
+        assert (await api.write(body)).status == 400
+        assert len(api.store._groups) == 2
 
 
 async def test_native_histograms_are_refused_with_a_reason_and_samples_are_stored(
