@@ -122,7 +122,8 @@ class TieredQuerier:
     @property
     def version(self) -> Hashable:
         """See :class:`.promql.range_cache.Versioned`; likewise ``mark``."""
-        return self._querier.revision, self._force
+        # The index stands for the store: an engine's cache may serve several.
+        return self._querier.index, self._querier.revision, self._force
 
     @property
     def mark(self) -> int:
