@@ -91,6 +91,13 @@ def store_metrics(store: Store) -> list[SelfMetric]:
             "Bytes given back to the file system.",
             lambda: stats.retention_bytes,
         ),
+        SelfMetric(
+            "decoded_chunks_total",
+            "Decoded chunks asked for, by whether they were still there.",
+            lambda: {"hit": store.decoded.hits, "miss": store.decoded.misses},
+            "cache",
+        ),
+        SelfMetric("decoded_bytes", "Size of what is kept decoded.", lambda: store.decoded.bytes),
         SelfMetric("reads_total", "Reads of samples.", lambda: stats.reads),
         SelfMetric("read_seconds_total", "Time spent in reads.", lambda: stats.read_seconds),
         SelfMetric(
@@ -226,6 +233,7 @@ def edge_metrics(
 
 def api_metrics(api: PrometheusApi) -> list[SelfMetric]:
     queries, writes, exemplars = api.runner.stats, api.writer.stats, api.exemplars
+    cache = api.runner.cache
     return [
         SelfMetric("queries_total", "PromQL queries asked for.", lambda: queries.queries),
         SelfMetric("queries_running", "Queries being evaluated.", lambda: queries.running),
@@ -242,6 +250,13 @@ def api_metrics(api: PrometheusApi) -> list[SelfMetric]:
             lambda: queries.queue_seconds,
         ),
         SelfMetric("query_samples_total", "Samples that queries read.", lambda: queries.samples),
+        SelfMetric(
+            "range_cache_queries_total",
+            "Range queries, by how much of the answer was there.",
+            lambda: {"all": cache.hits, "part": cache.partial, "nothing": cache.misses},
+            "found",
+        ),
+        SelfMetric("range_cache_bytes", "Size of the answers kept.", lambda: cache.bytes),
         SelfMetric(
             "remote_write_requests_total",
             "Remote write requests, by version of the protocol.",
