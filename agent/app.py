@@ -41,6 +41,7 @@ from .collectors.scrape_http import open_session
 from .collectors.scrape_pool import ScrapePool
 from .collectors.source import Source
 from .http import cardinality, events, exposition, info, lifecycle, stored
+from .http.history import HistoryEndpoint
 from .http.points import GROUP as POINTS_GROUP
 from .http.points import PointsEndpoint
 from .http.prometheus import PrometheusApi
@@ -362,6 +363,7 @@ class Agent:
                 *exposition.routes(self.exposition, clock),
                 *self.prometheus.routes(),
                 *self.points.routes(),
+                *HistoryEndpoint(self.store, clock, config.http).routes(),
                 *self.backends.routes(),
                 *events.routes(self.state, clock),
                 *info.routes(self.store, __version__, clock.now_ms(), self._source_facts),

@@ -7,12 +7,14 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from ...config.errors import TachographError
 
 _TIMEOUT_S: Final = 130.0
+_PIECE_BYTES: Final = 1 << 18
 
 
 class AgentUnreachable(TachographError):
@@ -20,11 +22,14 @@ class AgentUnreachable(TachographError):
 
 
 class RequestFailed(TachographError):
-    """The agent answered with an error; ``answer`` is its body where that is JSON."""
+    """
+    The agent answered with an error; ``answer`` is its body where that is JSON, ``status`` that of
+    HTTP.
+    """
 
-    def __init__(self, message: str, answer: Any = None) -> None:
+    def __init__(self, message: str, answer: Any = None, status: int = 0) -> None:
         super().__init__(message)
-        self.answer = answer
+        self.answer, self.status = answer, status
 
 
 class Client:
@@ -51,16 +56,35 @@ class Client:
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         return self._send(urllib.request.Request(f"{self.url}{path}", data, headers, method="POST"))
 
+    def post_lines(self, path: str, lines: bytes) -> Any:
+        """Post JSON lines and return the JSON that comes back."""
+        headers = {"Content-Type": "application/x-ndjson"}
+        return self._send(
+            urllib.request.Request(f"{self.url}{path}", lines, headers, method="POST")
+        )
+
+    def stream(self, path: str, params: Sequence[tuple[str, str]]) -> Iterator[bytes]:
+        """Yield an answer in pieces, as they come. Raises as the other methods, also half-way."""
+        query = f"?{urllib.parse.urlencode(params)}" if params else ""
+        with self._opened(urllib.request.Request(f"{self.url}{path}{query}")) as response:
+            while piece := response.read(_PIECE_BYTES):
+                yield piece
+
     def _send(self, request: urllib.request.Request) -> Any:
+        with self._opened(request) as response:
+            return _decode(response.read())
+
+    @contextmanager
+    def _opened(self, request: urllib.request.Request) -> Iterator[http.client.HTTPResponse]:
         # Proxies of the environment are not for loopback, nor for a box in the rack.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(request, timeout=self._timeout_s) as response:
-                return _decode(response.read())
+                yield response
         except urllib.error.HTTPError as error:
             answer = _decode(error.read())
             message = answer.get("error") if isinstance(answer, dict) else answer
-            raise RequestFailed(f"{message or error.reason}", answer) from error
+            raise RequestFailed(f"{message or error.reason}", answer, error.code) from error
         except ValueError as error:
             raise RequestFailed(f"{self.url}: {error}") from error
         except (OSError, http.client.HTTPException) as error:

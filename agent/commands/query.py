@@ -8,7 +8,6 @@ import json
 import shutil
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +18,7 @@ from .evaluate import Answer, Rows, Span, source
 from .options import Subparsers, add_client_options, add_command, add_output_option, client
 from .sparkline import short, sparkline
 from .table import print_table, show_metric, show_time
+from .times import unix_s
 
 _EPILOG = """examples:
   tachograph query up                                  newest values
@@ -96,7 +96,7 @@ def query(args: argparse.Namespace) -> int:
 
 
 def _span(args: argparse.Namespace) -> Span:
-    end_s = _time(args.time)
+    end_s = time.time() if args.time is None else unix_s(args.time, "--time")
     range_ms = _duration(args.range, "--range")
     step_ms = _duration(args.step, "--step")
     if step_ms and not range_ms:
@@ -110,22 +110,6 @@ def _span(args: argparse.Namespace) -> Span:
         # On whole steps, so that the same is asked a second later and found in the agent's cache.
         end_s = end_s if args.time else end_s * 1000 // step_ms * step_ms / 1000
     return Span(end_s - range_ms / 1000, end_s, step_ms / 1000)
-
-
-def _time(text: str | None) -> float:
-    if text is None:
-        return time.time()
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise TachographError(
-            f"--time: {text!r} is neither Unix seconds nor a time such as 2026-01-31T12:00:00Z"
-        ) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _duration(text: str | None, option: str) -> int:

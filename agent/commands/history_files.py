@@ -1,0 +1,156 @@
+"""Files of history: which format one has, and its lines a block at a time, unpacked."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import re
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final
+
+from ...config.errors import TachographError
+
+STDIN: Final = "-"
+#: Lines are read so many bytes at a time; a line is never longer than that.
+BLOCK_BYTES: Final = 1 << 20
+_LINE_BYTES_MAX: Final = 64 << 20
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_PEEK_BYTES: Final = 64 << 10
+
+FORMATS: Final = ("openmetrics", "csv", "vm-jsonl")
+_SUFFIXES: Final = {
+    ".csv": "csv",
+    ".json": "vm-jsonl",
+    ".jsonl": "vm-jsonl",
+    ".ndjson": "vm-jsonl",
+    ".om": "openmetrics",
+    ".openmetrics": "openmetrics",
+    ".prom": "openmetrics",
+}
+_JSON: Final = re.compile(rb"\s*\{\s*\"(metric|values|timestamps)\"\s*:")
+_CSV: Final = re.compile(rb"(\xef\xbb\xbf)?[^#{\n]*\bvalue\b[^{\n]*(\n|\Z)")
+
+
+class HistoryFile:
+    """
+    One file to import, or standard input.
+
+    Raises:
+        TachographError: It cannot be opened.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = "standard input" if name == STDIN else name
+        self._suffixes = [] if name == STDIN else [each.lower() for each in Path(name).suffixes]
+        try:
+            self._raw = _opened(name)
+            self.size_bytes = 0 if name == STDIN else os.fstat(self._raw.fileno()).st_size
+        except OSError as error:
+            raise TachographError(f"cannot read {name}: {error.strerror}") from error
+        self._counted = _Counted(self._raw)
+        self._stream: io.BufferedReader | gzip.GzipFile = io.BufferedReader(
+            self._counted, _PEEK_BYTES
+        )
+
+    @property
+    def read_bytes(self) -> int:
+        """How much was read, as it lies on the disk."""
+        return self._counted.count
+
+    def __enter__(self) -> HistoryFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._raw is not sys.stdin.buffer:
+            self._raw.close()
+
+    def format(self) -> str:
+        """
+        Tell the format, by the name or else by how it begins; call it before :meth:`blocks`.
+
+        Raises:
+            TachographError: It cannot be read.
+        """
+        suffixes = [each for each in self._suffixes if each != ".gz"]
+        head = self._head()
+        if suffixes and suffixes[-1] in _SUFFIXES:
+            return _SUFFIXES[suffixes[-1]]
+        if _JSON.match(head):
+            return "vm-jsonl"
+        return "csv" if _CSV.match(head) else "openmetrics"
+
+    def blocks(self) -> Iterator[bytes]:
+        """
+        Yield the text in blocks of whole lines, without the last line feed of each.
+
+        Raises:
+            TachographError: It cannot be read to its end, or has a line beyond all bounds.
+        """
+        self._head()
+        rest = b""
+        try:
+            while block := self._stream.read(BLOCK_BYTES):
+                whole, line_feed, tail = block.rpartition(b"\n")
+                if line_feed:
+                    yield rest + whole
+                    rest = tail
+                elif len(rest) > _LINE_BYTES_MAX:
+                    raise TachographError(
+                        f"{self.name}: a line is longer than {_LINE_BYTES_MAX} bytes"
+                    )
+                else:
+                    rest += block
+        except (OSError, EOFError, zlib.error) as error:
+            raise TachographError(f"{self.name} cannot be read to its end: {error}") from error
+        if rest:
+            yield rest
+
+    def _head(self) -> bytes:
+        """Return how the text begins, and unpack it from now on if need be."""
+        try:
+            head = self._stream.peek(_PEEK_BYTES)
+            if head.startswith(_GZIP_MAGIC) and not isinstance(self._stream, gzip.GzipFile):
+                self._stream = gzip.GzipFile(fileobj=self._stream)
+                head = self._stream.peek(_PEEK_BYTES)
+            return head
+        except (OSError, EOFError, zlib.error) as error:
+            raise TachographError(f"{self.name} cannot be read: {error}") from error
+
+
+def _opened(name: str) -> IO[bytes]:
+    return sys.stdin.buffer if name == STDIN else Path(name).open("rb")
+
+
+def format_named(path: Path | None) -> str | None:
+    """Tell a format by a file's name; ``None`` if it says nothing."""
+    if path is None:
+        return None
+    suffixes = [each.lower() for each in path.suffixes if each.lower() != ".gz"]
+    return _SUFFIXES.get(suffixes[-1]) if suffixes else None
+
+
+class _Counted(io.RawIOBase):
+    """Counts what is read of a file."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:  # a buffer, which Python 3.11 has no type for
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        self.count += len(data)
+        return len(data)
