@@ -80,6 +80,7 @@ class _AgentTarget:
         return imported
 
     def send_lines(self, lines: bytes) -> tuple[Imported, int, list[BadLine]]:
+        from ..ingest.history import BadLine
         from ..ingest.history_import import Imported
 
         data = self._post(lines)["data"]
