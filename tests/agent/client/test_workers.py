@@ -54,7 +54,8 @@ class Backend:
             yield backend
         finally:
             process.terminate()
-            await process.wait()
+            # To the pipe's end: the workers hold it, too, and go a little later.
+            await process.communicate()
 
     async def take_pid(self) -> int:
         assert self._process.stdout is not None
