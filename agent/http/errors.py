@@ -78,8 +78,8 @@ class ApiError(TachographError):
         self.facts = facts or {}
 
     def response(self) -> web.Response:
-        # What a client sent in bytes that are no UTF-8 comes back in the message as surrogates, which
-        # JSON cannot hold.
+        # What a client sent in bytes that are no UTF-8 comes back in the message as surrogates,
+        # which JSON cannot hold.
         message = str(self).encode("utf-8", "replace").decode()
         body = {"status": "error", "errorType": self.type.value, "error": message, **self.facts}
         headers = {}

@@ -162,7 +162,7 @@ class Recorder:
 
     def store(self, points: Sequence[_Point]) -> None:
         """
-        Hand on values that have been waiting elsewhere, past the buffer; on the thread of the store.
+        Hand on values that waited elsewhere, past the buffer; on the thread of the store.
 
         Raises:
             StoreUnavailable: Nothing was taken.
