@@ -13,6 +13,7 @@ from .client import Client
 
 if TYPE_CHECKING:
     from ...aggregation.promql.result import Result
+    from ...storage.frame import RefArray
     from ...storage.offline import OfflineStore
 
 #: Series and their points, as Prometheus' API has them: ``{"metric": ..., "values": [[t, "v"]]}``.
@@ -97,6 +98,13 @@ class AgentSource:
         return Answer(answer["data"]["result"], answer.get("warnings", []))
 
 
+class _AsItIs:
+    """No retention: what lies in a directory is what there is."""
+
+    def cutoffs_ms(self, refs: RefArray) -> None:
+        return None
+
+
 class DirectorySource:
     """Reads a data directory, whether an agent runs on it or not."""
 
@@ -105,9 +113,11 @@ class DirectorySource:
 
     def query(self, expr: str, span: Span) -> Answer:
         from ...aggregation.promql.engine import Engine, EngineOptions
+        from ...aggregation.tiered_querier import tiered
 
         engine = Engine(EngineOptions(max_samples=_SAMPLES_MAX))
-        querier = self._store.querier
+        # Days whose samples are gone may still have rollups.
+        querier = tiered(self._store.querier, retention=_AsItIs())
         end_ms = round(span.end_s * 1000)
         if span.step_s:
             start_ms, step_ms = round(span.start_s * 1000), round(span.step_s * 1000)

@@ -27,8 +27,9 @@ from tachograph.aggregation.promql.nodes import (
 )
 from tachograph.aggregation.promql.printer import to_text
 from tachograph.aggregation.promql.selection import Querier
+from tachograph.aggregation.tiered_querier import tiered
 from tachograph.config.selector import Matcher
-from tachograph.storage.frame import Frame, is_absent
+from tachograph.storage.frame import Frame, RefArray, is_absent
 from tachograph.storage.model import Labels
 from tachograph.storage.select import Querier as StoreQuerier
 
@@ -190,6 +191,13 @@ class _Shuffled:
         return alone
 
 
+class _KeptForEver:
+    """Retention that has deleted nothing."""
+
+    def cutoffs_ms(self, refs: RefArray) -> None:
+        return None
+
+
 async def compare_world(seed: int, count: int, directory: Path, tally: Tally) -> list[Difference]:
     """
     Ask Prometheus and us the same questions about one world.
@@ -202,9 +210,10 @@ async def compare_world(seed: int, count: int, directory: Path, tally: Tally) ->
     maker = Questions(seed, world.label_values(), off_grid=off_grid)
     questions = [maker.question() for _ in range(count)]
 
-    def job(querier: StoreQuerier) -> list[Difference]:
+    def job(stored: StoreQuerier) -> list[Difference]:
         found = []
-        judge = _Judge(peer, querier, world)
+        querier = tiered(stored, retention=_KeptForEver())
+        judge = _Judge(peer, stored, world)
         for question in questions:
             answer = theirs(peer.ask(question))
             got = ours(ENGINES[off_grid], querier, question)

@@ -23,7 +23,7 @@ from support.promql_worlds import SPAN_MS, START_MS
 ROUNDED, EXACT, SUMMABLE = range(3)
 
 _DURATIONS_S: Final = (1, 5, 10, 15, 20, 30, 45, 60, 90, 120, 300, 420, 600, 1800)
-_STEPS_S: Final = (5, 10, 15, 30, 60, 77, 120)
+_STEPS_S: Final = (5, 10, 15, 30, 60, 77, 120, 300)
 _NUMBERS: Final = ("0", "1", "2", "3", "-1", "0.5", "10", "100", "1000", "-0.25", "64")
 _ODD_NUMBERS: Final = ("NaN", "Inf", "-Inf", "1e300", "0x1F", "1e-3", "-7.3")
 _SMOOTH: Final = ("exp", "atan", "tanh", "asinh", "deg", "rad")
@@ -83,8 +83,8 @@ class Questions:
 
     Args:
         label_values: What the world's series have.
-        off_grid: All times are whole seconds and 1 ms, and the windows of subqueries within
-            subqueries end 1 ms beside the inner steps.
+        off_grid: Windows begin and end where neither samples nor steps of subqueries are: 1 ms
+            beside whole seconds where there are such steps.
     """
 
     def __init__(
@@ -100,23 +100,34 @@ class Questions:
     def question(self) -> Question:
         rng = self._rng
         depth = rng.choice((1, 2, 2, 3, 3, 4))
+        # Now and then on the borders of minutes and hours, where rollups may answer.
+        even_s = rng.choice((5, 5, 60, 300))
+        steps_s = [step for step in _STEPS_S if even_s == 5 or not step % 60]
         if rng.random() < 0.5:
-            time_ms = START_MS + 1000 * rng.randrange(0, SPAN_MS // 1000 + 400, 5) + self._off_ms
-            roll = rng.random()
-            if roll < 0.06:
-                return Question(self._range(depth).text, time_ms, time_ms, 0)
-            if roll < 0.1:
-                return Question(self._scalar(depth).text, time_ms, time_ms, 0)
-            if roll < 0.16:
-                word = rng.choice(("sort", "sort_desc"))
-                text = f"{word}({self._vector(depth, EXACT).text})"
-                return Question(text, time_ms, time_ms, 0)
-            return Question(self._vector(depth).text, time_ms, time_ms, 0)
-        step_ms = 1000 * rng.choice(_STEPS_S)
-        start_ms = START_MS + 1000 * rng.randrange(0, SPAN_MS // 1000, 5) + self._off_ms
-        end_ms = start_ms + step_ms * rng.randrange(1, 40)
-        make = self._scalar if rng.random() < 0.03 else self._vector
-        return Question(make(depth).text, start_ms, end_ms, step_ms)
+            text = self._instant_text(depth)
+            time_ms = self._time_ms(text, SPAN_MS // 1000 + 400, even_s)
+            return Question(text, time_ms, time_ms, 0)
+        text = (self._scalar if rng.random() < 0.03 else self._vector)(depth).text
+        step_ms = 1000 * rng.choice(steps_s)
+        start_ms = self._time_ms(text, SPAN_MS // 1000, even_s)
+        return Question(text, start_ms, start_ms + step_ms * rng.randrange(1, 40), step_ms)
+
+    def _instant_text(self, depth: int) -> str:
+        roll = self._rng.random()
+        if roll < 0.12:
+            return self._range(depth).text
+        if roll < 0.2:
+            return self._scalar(depth).text
+        if roll < 0.32:
+            word = self._rng.choice(("sort", "sort_desc"))
+            return f"{word}({self._vector(depth, EXACT).text})"
+        return self._vector(depth).text
+
+    def _time_ms(self, text: str, seconds: int, even_s: int) -> int:
+        """A time to ask at. A subquery's steps are whole seconds, and no sample's time is."""
+        has_steps = re.search(r"\[\w+:", text) is not None
+        off_ms = self._off_ms if has_steps or self._rng.random() < 0.5 else 0
+        return START_MS + 1000 * self._rng.randrange(0, seconds, even_s) + off_ms
 
     # -- vectors -------------------------------------------------------------------------------
 
@@ -410,6 +421,9 @@ class Questions:
                 a, b = left(EXACT), right(EXACT)
             return a, b, min(a.exact, b.exact, EXACT)
         a, b = left(ROUNDED), right(ROUNDED)
+        # Values that nearly cancel out leave nothing but what was rounded; rates never do.
+        if op in "+-" and not (op == "+" and a.zeros and b.zeros):
+            a, b = left(EXACT), right(EXACT)
         exact = min(a.exact, b.exact)
         return a, b, min(exact, EXACT) if op == "*" else exact
 
@@ -445,7 +459,7 @@ class Questions:
         a, b, exact = self._operands(
             op, lambda e: self._vector(depth - 1, e), lambda e: self._vector(depth - 2, e)
         )
-        if rng.random() < 0.3 and (a.exact >= EXACT or op != "-"):
+        if rng.random() < 0.3:
             b = a  # or hardly anything would ever match
         if op == "atan2":
             # Prometheus 2.42 forgets to drop the name: ask about series that have none any more.

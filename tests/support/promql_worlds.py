@@ -14,6 +14,7 @@ import numpy as np
 
 from support.clock import ManualClock
 from support.store import refs_of, store_settings
+from tachograph.aggregation.compactor import Compactor
 from tachograph.storage.frame import STALE_NAN, FloatArray, IntArray
 from tachograph.storage.model import Labels
 from tachograph.storage.store import Store
@@ -21,6 +22,7 @@ from tachograph.storage.store import Store
 #: A whole number of hours and of most steps, so that queries meet the grid of the samples.
 START_MS: Final = 1_767_571_200_000
 SPAN_MS: Final = 2 * 3_600_000
+_DAY_MS: Final = 86_400_000
 INTERVALS_S: Final = (15, 15, 15, 30, 60)
 #: Of worlds that are off the grid: no window of whole seconds ends or begins at such a time.
 _OFF_GRID_MS: Final = range(2, 999)
@@ -229,11 +231,19 @@ async def fill(store: Store, world: World) -> None:
 
 @contextlib.asynccontextmanager
 async def opened_store(directory: Path, world: World) -> AsyncIterator[Store]:
-    """Open a store with a world in it; the clock stands at the world's end."""
-    store = Store(store_settings(directory), ManualClock(world.end_ms))
+    """
+    Open a store with a world in it. Of each four worlds two are compacted, as they are after their
+    day; in the others half of the samples is in the head.
+    """
+    clock = ManualClock(world.end_ms)
+    store = Store(store_settings(directory), clock)
     await store.open()
     try:
         await fill(store, world)
+        if world.seed // 2 % 2:
+            clock.step(_DAY_MS)
+            await store.seal()
+            await Compactor(store, rest=0).run_once()
         yield store
     finally:
         await store.close()

@@ -12,9 +12,16 @@ from typing import Any
 import pytest
 
 from support.agent_process import Running, running
+from support.clock import ManualClock
+from support.history import DAY, MIDNIGHT, SECOND
+from support.store import put, store_settings
 from tachograph.agent.cli import main
 from tachograph.agent.commands.client import Client
 from tachograph.agent.commands.sparkline import short, sparkline
+from tachograph.aggregation.compactor import Compactor
+from tachograph.config.settings import RetentionSettings
+from tachograph.storage.model import Kind, Labels
+from tachograph.storage.store import Store
 
 Ask = Callable[..., str]
 
@@ -150,6 +157,28 @@ def test_a_directory_without_a_database_is_told(
 ) -> None:
     assert main(["query", "up", "--db", str(tmp_path)]) == 1
     assert "there is no database at" in capsys.readouterr().err
+
+
+async def test_rollups_answer_where_samples_are_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = ManualClock(MIDNIGHT)
+    store = Store(store_settings(tmp_path, retention=RetentionSettings(raw_ms=DAY)), clock)
+    await store.open()
+    for step in range(1, 121):
+        await clock.advance(60 * SECOND)
+        put(store.group("g"), clock.now_ms(), {Labels.of({}, "level"): float(step)}, Kind.GAUGE)
+    await clock.advance(3 * DAY)
+    await store.seal()
+    await Compactor(store, rest=0).run_once()
+    await store.retention.run_once()
+    await store.close()
+    at = str(MIDNIGHT // 1000 + 7200)
+    arguments = ["max_over_time(level[1h])", "--time", at, "--db", str(tmp_path), "-o", "json"]
+    assert main(["query", *arguments]) == 0
+    captured = capsys.readouterr()
+    assert rows(captured.out) == [{"metric": {}, "values": [[int(at), "120"]]}]
+    assert captured.err.startswith("info: ")
 
 
 def test_sparklines_show_gaps_infinities_and_what_is_no_number() -> None:
