@@ -141,6 +141,8 @@ async def _end(process: Process) -> None:
     # Also what it left in the background: it would hold the pipes, and pile up pass by pass.
     _signal_group(process, signal.SIGKILL)
     await process.wait()
+    # A reader that was cancelled leaves its pipe open, and its descriptor with it.
+    process._transport.close()  # type: ignore[attr-defined]  # asyncio has no other way
 
 
 def _signal_group(process: Process, number: signal.Signals) -> None:
