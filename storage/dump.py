@@ -15,7 +15,7 @@ from .select import Querier
 
 #: Cells that are read at a time, 16 MB; and samples that a step returns, about.
 CELLS_MAX: Final = 2_000_000
-_STEP_SAMPLES: Final = 500_000
+_STEP_SAMPLES: Final = 200_000
 _ROWS_MAX: Final = 256
 #: Of points nobody knows how many there are before they are read: at one a second these are 2.7
 #: million, and commonly a tenth of it.
