@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -34,20 +35,20 @@ class Kind:
     word = "value"
 
 
-class Scalar(Kind):
+class Scalar(Kind, ABC):
     """A kind read from one YAML scalar, whatever YAML itself takes its text for."""
 
+    @abstractmethod
     def parse(self, text: str) -> Any:
         """Read ``text``; a ``ValueError`` carries the whole message for the user."""
-        raise NotImplementedError
 
     def plain(self, value: Any) -> Any:
         """Turn a parsed value back into what YAML writes: str, int or bool."""
         return value
 
+    @abstractmethod
     def schema(self) -> dict[str, Any]:
         """The JSON Schema of what may be written in YAML."""
-        raise NotImplementedError
 
 
 class Text(Scalar):
