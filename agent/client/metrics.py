@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
@@ -44,7 +45,7 @@ class Drainable(Protocol):
 S = TypeVar("S", bound=Drainable)
 
 
-class Metric(Generic[S]):
+class Metric(ABC, Generic[S]):
     """
     A metric and its series by label values.
 
@@ -108,8 +109,9 @@ class Metric(Generic[S]):
         """The rest of what the agent is told of it, beside number, name, type, help and labels."""
         return []
 
+    @abstractmethod
     def _make(self, number: int) -> S:
-        raise NotImplementedError
+        """Return a new series."""
 
     def _resolve(self, values: tuple[Any, ...], named: dict[str, Any]) -> S:
         try:

@@ -148,7 +148,7 @@ class _DirectoryTarget:
         return self._loop.run(self._importer.write(runs))
 
     def send_lines(self, lines: bytes) -> tuple[Imported, int, list[BadLine]]:
-        raise NotImplementedError
+        raise AssertionError("a directory takes runs: `takes_lines` is false")
 
     def compact(self) -> int:
         return len(self._loop.run(self._compact()))
