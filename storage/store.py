@@ -28,22 +28,19 @@ from .group import Admission, Group, Records, without_absent
 from .head import Points, PointsHead, PointTimes
 from .intake import Intake, points_record
 from .journal import JournalError, PointsRecord, TickRecord
-from .keys import POINTS_GROUP, REF_MAX, split_rollup_key
+from .keys import POINTS_GROUP
 from .labels import Index
 from .lock import DirectoryLock
 from .metadata import Families
 from .model import Kind, Labels, Metadata, Series
+from .quarantine import set_aside
 from .recovery import Recovered, read_journal, read_tables
 from .retention import Retention
-from .seal import (
-    bump_generation,
-)
 from .sealer import Sealer
 from .select import Querier
 from .sink import REFUSALS, Refusal
 from .sqlite import ReaderPool, WriterThread, is_full, transaction
 from .stats import StoreStats
-from .sweep import mark_orphaned
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -58,17 +55,6 @@ _SNAPSHOT_TRIES: Final = 20_000
 #: What was decoded for queries is let go when it has not been used for that long or twice as long.
 _DECODED_UNUSED_S: Final = 300.0
 
-_QUARANTINE: Final = (
-    "INSERT INTO quarantine (found_ms, source, key, data) "
-    "SELECT ?, ?, id, {1} FROM {0} WHERE id = ?"
-)
-#: Where a table keeps what is worth looking at, if not in `data`.
-_CONTENT: Final = {"series": "labels", "layout": "refs"}
-_NEXT_REF: Final = "INSERT OR REPLACE INTO meta VALUES ('next_ref', ?)"
-_QUARANTINE_CHUNKS: Final = (
-    "INSERT INTO quarantine (found_ms, source, key, data) "
-    "SELECT ?, 'chunk', id, data FROM chunk WHERE id BETWEEN ? AND ? AND block = ?"
-)
 _QUARANTINE_JOURNAL: Final = (
     "INSERT INTO quarantine (found_ms, source, key, data) "
     "SELECT ?, 'journal', seq, data FROM journal WHERE seq = ?"
@@ -602,30 +588,7 @@ class Store:
         unique = sorted(set(found))
 
         def job(connection: sqlite3.Connection) -> list[tuple[str, int]]:
-            moved = []
-            with transaction(connection):
-                for table, key in unique:
-                    sql = _QUARANTINE.format(table, _CONTENT.get(table, "data"))
-                    if connection.execute(sql, (now_ms, table, key)).rowcount:
-                        connection.execute(f"DELETE FROM {table} WHERE id = ?", (key,))
-                        moved.append((table, key))
-                # Chunks are of no use without their block: its ticks, or the list of its members.
-                gone = [key for table, key in moved if table == "block"]
-                for key in gone:
-                    connection.execute(
-                        _QUARANTINE_CHUNKS, (now_ms, key & ~REF_MAX, key | REF_MAX, key)
-                    )
-                mark_orphaned(connection, gone)
-                # The chunks of a damaged series stay: another one must not get its number.
-                connection.execute(_NEXT_REF, (self.index.next_ref,))
-                for table, key in moved:
-                    _, day, ref = split_rollup_key(key)
-                    # It is made anew from raw samples, where there are any.
-                    if table == "rollup" and day in self.ledger.catalogue.days:
-                        connection.execute("INSERT OR IGNORE INTO dirty VALUES (?, ?)", (day, ref))
-                generation = bump_generation(connection)
-            self.ledger.change(generation, removed=gone)
-            return moved
+            return set_aside(connection, unique, now_ms, self.index.next_ref, self.ledger)
 
         try:
             moved = await self.writer.run(job)
