@@ -371,6 +371,7 @@ class Agent:
                 *stored.routes(self.store, clock, self.maintenance.seal_and_compact),
                 *self.stream.routes(),
             ],
+            allowed_origins=config.stream.allowed_origins,
         )
         self._supervisor = Supervisor(clock)
 

@@ -303,6 +303,12 @@ def process_metrics(
             lambda: server.timed_out,
         ),
         SelfMetric(
+            "http_requests_refused_total",
+            "Requests of other sites' pages, by the header that told.",
+            lambda: server.foreign,
+            "header",
+        ),
+        SelfMetric(
             "component_restarts_total",
             "Components that failed and were started again.",
             lambda: supervisor.restarts,

@@ -365,7 +365,7 @@ class StreamSettings:
     allowed_origins: tuple[str, ...] = setting(
         (),
         ListOf(Text(r"https?://[^\s/?#]+", "an origin such as https://panel.example:8443")),
-        "Origins of pages, beside our own, that may connect.",
+        "Origins of pages, beside our own, that may connect here, and write by the HTTP API.",
     )
 
 

@@ -38,10 +38,6 @@ _INFLATE_BYTES: Final = 1 << 20
 #: Long answers that are written at a time: each takes a share of the readers.
 _EXPORTS_MAX: Final = 2
 _BUSY_RETRY_S: Final = 5
-# A page in a browser may send these to us without asking first.
-_SIMPLE_TYPES: Final = frozenset(
-    {"application/x-www-form-urlencoded", "multipart/form-data", "text/plain", ""}
-)
 
 _WBITS: Final = {
     "gzip": zlib.MAX_WBITS | 16,
@@ -98,12 +94,6 @@ class HistoryEndpoint:
         )
 
     async def _import(self, request: web.Request) -> tuple[Imported, JsonLinesReader]:
-        if hdrs.ORIGIN in request.headers and request.content_type in _SIMPLE_TYPES:
-            raise ApiError(
-                ErrorType.BAD_DATA,
-                f"Content-Type {request.content_type!r} is not application/x-ndjson",
-                status=415,
-            )
         imported, reader = Imported(), JsonLinesReader()
         async for text in self._batches(request):
             async with self._importing:

@@ -107,9 +107,8 @@ def routes(store: Store, writer: RemoteWriter, http: HttpSettings) -> list[web.A
 def _version(request: web.Request) -> str:
     """Tell the protocol's version by what the sender says of the body."""
     header = request.headers.get(hdrs.CONTENT_TYPE, "")
-    if not header and hdrs.ORIGIN not in request.headers:
-        # Old senders; but never a page in a browser, which could send that unasked.
-        return "1.0"
+    if not header:
+        return "1.0"  # old senders
     media_type, _, parameters = header.partition(";")
     message = _MESSAGE_1
     for parameter in parameters.split(";"):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
 
 from ...config.errors import TachographError
 from ...config.settings import HttpSettings
-from .errors import error_middleware
+from ..access import is_local_host, is_origin_allowed
+from .errors import ApiError, ErrorType, Handler, error_middleware
 
 #: Requests in flight get this long at shutdown.
 _DRAIN_S: Final = 5.0
@@ -43,16 +45,24 @@ class HttpServer:
     """Serves an application's routes; :meth:`start` and :meth:`stop` are its life."""
 
     def __init__(
-        self, listen: str, settings: HttpSettings, routes: Iterable[web.AbstractRouteDef]
+        self,
+        listen: str,
+        settings: HttpSettings,
+        routes: Iterable[web.AbstractRouteDef],
+        *,
+        allowed_origins: Collection[str] = (),
     ) -> None:
         self._host, self._port = split_listen(listen)
         self._settings = settings
         self._routes = list(routes)
+        self._allowed_origins = tuple(allowed_origins)
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
         self.connections = 0
         self.refused = 0
         self.timed_out = 0
+        #: Requests that browsers sent for somebody else, by the header that told: host, origin.
+        self.foreign: Counter[str] = Counter()
 
     @property
     def url(self) -> str:
@@ -78,9 +88,9 @@ class HttpServer:
             ListenError: The address is taken or not ours.
         """
         settings = self._settings
-        middlewares = [error_middleware]
+        middlewares = [error_middleware, self._check_origin]
         if is_loopback(self._host):
-            middlewares.insert(0, _host_check({self._host, *settings.allowed_hosts}))
+            middlewares.insert(0, self._check_host)
         app = web.Application(middlewares=middlewares, client_max_size=settings.max_body_bytes)
         app.add_routes(self._routes)
         options: dict[str, Any] = {
@@ -125,6 +135,39 @@ class HttpServer:
         if runner is not None:
             await runner.cleanup()
         self._server = None
+
+    @web.middleware
+    async def _check_host(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """
+        Refuse requests for a name that is not ours: on loopback they come from a page that made its
+        own name point here (DNS rebinding).
+        """
+        host = request.headers.get(hdrs.HOST, "")
+        # Browsers always send one; some probes do not.
+        if host and not is_local_host(host, (self._host, *self._settings.allowed_hosts)):
+            self.foreign["host"] += 1
+            raise web.HTTPForbidden(
+                text=f"Host {host!r} is not served here; add it to http.allowed_hosts\n"
+            )
+        return await handler(request)
+
+    @web.middleware
+    async def _check_origin(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """
+        Refuse what would change something and comes from another site's page: browsers send such
+        requests without asking, and only keep the answer from the page. Programs name no origin.
+        """
+        origins = request.headers.getall(hdrs.ORIGIN, [])
+        if origins and not _only_asks(request):
+            host = request.headers.get(hdrs.HOST, "")
+            if not is_origin_allowed(origins, host, self._allowed_origins):
+                self.foreign["origin"] += 1
+                raise ApiError(
+                    ErrorType.BAD_DATA,
+                    f"pages of {origins[0]!r} may not do this; see stream.allowed_origins",
+                    status=403,
+                )
+        return await handler(request)
 
     @property
     def limits(self) -> HttpSettings:
@@ -187,21 +230,16 @@ class _BoundedHandler(RequestHandler):
             self.force_close()
 
 
-def _host_check(allowed: set[str]) -> Any:
+def _only_asks(request: web.Request) -> bool:
     """
-    Refuse requests for a name that is not ours: on loopback they come from a page that made its own
-    name point here (DNS rebinding).
+    Tell whether a request changes nothing, by its method or as the same handler answers GET.
+
+    The latter are questions by POST, such as PromQL too long for a URL. They pass, as proxies of
+    dashboards may hand on the browser's ``Origin``.
     """
-
-    @web.middleware
-    async def check(request: web.Request, handler: Any) -> web.StreamResponse:
-        host = request.headers.get("Host", "")
-        name = host.rpartition("]")[0].strip("[") if host.startswith("[") else host.split(":")[0]
-        if name and name not in allowed and not is_loopback(name):
-            raise web.HTTPForbidden(
-                text=f"Host {name!r} is not served here; add it to http.allowed_hosts\n"
-            )
-        response: web.StreamResponse = await handler(request)
-        return response
-
-    return check
+    if request.method in (hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS):
+        return True  # the WebSocket has a check of its own
+    route = request.match_info.route
+    return route.resource is not None and any(
+        other.method == hdrs.METH_GET and other.handler == route.handler for other in route.resource
+    )

@@ -11,7 +11,7 @@ from aiohttp import WebSocketError, WSMsgType, web
 
 from ...config.settings import StreamSettings
 from ...storage.clock import Clock
-from .access import is_local_host, is_origin_allowed
+from ..access import is_local_host, is_origin_allowed
 from .connection import Connection
 from .framing import DEFLATE_WINDOW_BITS, pong
 from .hub import Hub

@@ -218,15 +218,6 @@ async def test_admin_is_off_unless_switched_on(tmp_path: Path) -> None:
             assert answer.error == (503, "unavailable", "admin APIs disabled")
 
 
-async def test_other_sites_pages_cannot_delete(api: Api) -> None:
-    answer = await api.ask(
-        "POST",
-        "/api/v1/admin/tsdb/delete_series?match[]=up",
-        headers={"Origin": "http://evil.example"},
-    )
-    assert answer.status == 403
-
-
 async def test_deleted_series_are_gone(api: Api) -> None:
     await api.load(
         {

@@ -112,16 +112,6 @@ async def test_old_senders_may_leave_all_headers_out(api: Api) -> None:
         assert response.status == 204
 
 
-async def test_a_page_in_a_browser_cannot_leave_the_type_out(api: Api) -> None:
-    async with api.session.post(
-        f"{api.base}/api/v1/write",
-        data=b"\x00",
-        skip_auto_headers=["Content-Type"],
-        headers={"Origin": "http://evil.example"},
-    ) as response:
-        assert response.status == 415
-
-
 async def test_the_last_of_two_samples_at_one_time_stays(api: Api) -> None:
     now = api.clock.now_ms()
     in_order = list(labels().items())

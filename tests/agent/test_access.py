@@ -1,10 +1,10 @@
-"""Promise S11: which pages and which names may reach the WebSocket."""
+"""Promise S11: which pages may connect and write, and which names may reach us."""
 
 from __future__ import annotations
 
 import pytest
 
-from tachograph.agent.stream.access import is_local_host, is_origin_allowed
+from tachograph.agent.access import is_local_host, is_origin_allowed
 
 ALLOWED = ("https://panel.example:8443", "http://wall.example")
 

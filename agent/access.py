@@ -1,4 +1,4 @@
-"""Which pages may connect: the checks of Origin and Host that browsers leave to the server."""
+"""Which pages may connect and write: checks of Origin and Host that browsers leave to servers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ _PORTS = {"http": 80, "https": 443}
 
 def is_origin_allowed(origins: Collection[str], host: str, allowed: Collection[str]) -> bool:
     """
-    Tell whether a page may connect; WebSockets are not bound to the page's own server.
+    Tell whether a page may connect or write; browsers don't bind WebSockets and forms to the page's
+    own server.
 
     Args:
-        origins: Values of all ``Origin`` headers. None: not a browser, which may connect.
+        origins: Values of all ``Origin`` headers. None: not a browser, which may.
         host: The ``Host`` header, i.e. our own name as the client knows it.
-        allowed: Origins that may connect beside our own, such as ``https://panel.example``.
+        allowed: Origins that may, beside our own, such as ``https://panel.example``.
     """
     if not origins:
         return True
