@@ -14,14 +14,14 @@ from types import TracebackType
 import numpy as np
 
 from ..config.settings import StorageLimits
+from .current import Current
 from .errors import SchemaTooNew, StorageError, StoreUnavailable
-from .frame import IntArray
-from .head import GroupHead, Points, PointsHead
-from .journal import JournalError, PointsRecord, TickRecord
+from .head import GroupHead, PointsHead, PointTimes
 from .keys import POINTS_GROUP
 from .labels import Index
 from .metadata import Families
-from .recovery import Recovered, read_journal, read_tables
+from .recovery import read_tables
+from .replay import Replay
 from .select import Querier
 from .sqlite import SCHEMA_VERSION, open_reader, translate
 
@@ -122,51 +122,22 @@ class OfflineStore:
         for group, series, _ in found.series:
             index.load(series)
             homes[series.ref] = group
-        replay = _Replay(found)
-        for seq, record in read_journal(connection, found.layouts):
-            if isinstance(record, JournalError):
-                log.warning("%s; its samples are left out", record)
-            else:
-                replay.take(seq, record)
+        points = PointsHead()
+        heads = {
+            number: GroupHead(number, name)
+            for number, name in found.groups.items()
+            if number != POINTS_GROUP
+        }
+        replay = Replay(found, heads, points, Current(), PointTimes())
+        replay.run(connection)
+        for error in replay.damaged.values():
+            log.warning("%s; its samples are left out", error)
         self.querier = Querier(
             connection,
             index,
             homes,
-            {number: head.view for number, head in replay.heads.items()},
-            replay.points.view(),
+            {number: head.view for number, head in heads.items()},
+            points.view(),
             found.catalogue,
             frozenset(found.compacted),
         )
-
-
-class _Replay:
-    """Plays a journal back into heads, as a store does that starts."""
-
-    def __init__(self, found: Recovered) -> None:
-        self.points = PointsHead()
-        self.heads: dict[int, GroupHead] = {}
-        self._sealed = found.sealed_seq
-        for number, name in found.groups.items():
-            if number != POINTS_GROUP:
-                self.heads[number] = head = GroupHead(number, name)
-                head.restore_newest(found.catalogue.newest_ms(number))
-
-    def take(self, seq: int, record: TickRecord | PointsRecord) -> None:
-        """Take a record, unless it is in chunks already."""
-        group = record.group if isinstance(record, TickRecord) else POINTS_GROUP
-        if seq <= self._sealed.get(group, 0):
-            return
-        if isinstance(record, PointsRecord):
-            self._add(record, record.ts_ms)
-            return
-        head = self.heads.get(record.group)
-        if head is None:
-            return
-        row = head.place(record.ts_ms)
-        if row is None:
-            self._add(record, np.full(len(record.refs), record.ts_ms))
-        else:
-            head.write(row, record.ts_ms, record.refs, record.values)
-
-    def _add(self, record: TickRecord | PointsRecord, ts_ms: IntArray) -> None:
-        self.points.append(Points(record.refs, ts_ms, record.values))

@@ -23,6 +23,10 @@ _QUARANTINE_CHUNKS: Final = (
     "INSERT INTO quarantine (found_ms, source, key, data) "
     "SELECT ?, 'chunk', id, data FROM chunk WHERE id BETWEEN ? AND ? AND block = ?"
 )
+_QUARANTINE_JOURNAL: Final = (
+    "INSERT INTO quarantine (found_ms, source, key, data) "
+    "SELECT ?, 'journal', seq, data FROM journal WHERE seq = ?"
+)
 
 
 def set_aside(
@@ -60,3 +64,10 @@ def set_aside(
         generation = bump_generation(connection)
     ledger.change(generation, removed=gone)
     return moved
+
+
+def set_journal_aside(connection: sqlite3.Connection, seqs: Sequence[int], now_ms: int) -> None:
+    """Move damaged rows of the journal, in one transaction."""
+    with transaction(connection):
+        connection.executemany(_QUARANTINE_JOURNAL, [(now_ms, seq) for seq in seqs])
+        connection.executemany("DELETE FROM journal WHERE seq = ?", [(seq,) for seq in seqs])

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -26,20 +26,22 @@ from .frame import BoolArray, FloatArray, IntArray, RefArray
 from .frontier import Frontier
 from .group import Admission, Group, Records, without_absent
 from .head import Points, PointsHead, PointTimes
+from .homes import Homes
 from .intake import Intake, points_record
-from .journal import JournalError, PointsRecord, TickRecord
 from .keys import POINTS_GROUP
 from .labels import Index
 from .lock import DirectoryLock
 from .metadata import Families
-from .model import Kind, Labels, Metadata, Series
-from .quarantine import set_aside
-from .recovery import Recovered, read_journal, read_tables
+from .model import Kind, Labels, Metadata
+from .quarantine import set_aside, set_journal_aside
+from .recovery import Recovered, read_tables
+from .replay import Replay
 from .retention import Retention
 from .sealer import Sealer
 from .select import Querier
 from .sink import REFUSALS, Refusal
-from .sqlite import ReaderPool, WriterThread, is_full, transaction
+from .snapshot import Snapshots
+from .sqlite import ReaderPool, WriterThread, is_full
 from .stats import StoreStats
 
 log = logging.getLogger(__name__)
@@ -49,16 +51,8 @@ Observer = Callable[[RefArray, "int | IntArray", FloatArray], None]
 #: A clock this far behind the newest sample, or before 2024, is not believed.
 _CLOCK_BEHIND_MS: Final = 3_600_000
 _CLOCK_FLOOR_MS: Final = 1_704_067_200_000
-#: How often a reader that met a transaction half-way looks again, and for how long in all.
-_SNAPSHOT_RETRY_S: Final = 0.0005
-_SNAPSHOT_TRIES: Final = 20_000
 #: What was decoded for queries is let go when it has not been used for that long or twice as long.
 _DECODED_UNUSED_S: Final = 300.0
-
-_QUARANTINE_JOURNAL: Final = (
-    "INSERT INTO quarantine (found_ms, source, key, data) "
-    "SELECT ?, 'journal', seq, data FROM journal WHERE seq = ?"
-)
 
 
 class Store:
@@ -93,6 +87,16 @@ class Store:
         self._points = PointsHead()
         self.point_times = PointTimes()
         self._intake = Intake()
+        self._homes = Homes(self.index, self._intake)
+        self._snapshots = Snapshots(
+            self.index,
+            self._homes,
+            self._by_number,
+            self._points,
+            self.ledger,
+            self.decoded,
+            self.frontier,
+        )
         self.committer = Committer(
             settings, clock, self._intake, self.writer, self.ballast, self.stats
         )
@@ -120,9 +124,6 @@ class Store:
             self._forget,
         )
         self._next_group = 1
-        self._graves: dict[int, tuple[Series, int]] = {}
-        self._buried: dict[Labels, int] = {}
-        self._homes: IntArray = np.zeros(1024, np.int64)
         self._observers: list[Observer] = []
         self._not_before_ms = 0
         self._state = "new"
@@ -151,7 +152,7 @@ class Store:
                 await self.writer.open()
             found = await self.writer.run(read_tables)
             self._load(found)
-            await self._replay()
+            await self._replay(found)
             if found.damaged:
                 await self._quarantine(found.damaged)
         except BaseException:
@@ -258,12 +259,12 @@ class Store:
         """Return a series' number, creating it in that group. Raises SeriesRefused."""
         series = self.index.find(labels)
         if series is None:
-            buried = self._buried.get(labels)
+            buried = self._homes.find_buried(labels)
             if buried is not None:  # its old number comes back: another source may still use it
-                self._revive((buried,))
+                self._homes.revive((buried,))
                 return buried
             series = self.index.add(labels, kind, self.clock.now_ms())
-            self._set_home(series.ref, group)
+            self._homes.set(series.ref, group)
             self._intake.add_series(group, series)
         return series.ref
 
@@ -274,11 +275,7 @@ class Store:
 
     def homes(self, refs: RefArray) -> IntArray:
         """Return the group that each series belongs to, for series that are appended to."""
-        homes = self._homes[refs]
-        if not homes.all():
-            self._revive(np.unique(refs[homes == 0]).tolist())
-            homes = self._homes[refs]
-        return homes
+        return self._homes.of(refs)
 
     def group_name(self, number: int) -> str:
         """Return the name of a group that :meth:`homes` gave."""
@@ -378,7 +375,7 @@ class Store:
                 self._tell(record.refs, record.ts_ms, record.values)
 
     def take_points(self, refs: RefArray, ts_ms: IntArray, values: FloatArray) -> None:
-        self.homes(refs)
+        self._homes.of(refs)
         record = points_record(refs, ts_ms, values)
         self._points.append(Points(record.refs, record.ts_ms, record.values))
         self.point_times.note(record.refs, record.ts_ms)
@@ -405,7 +402,9 @@ class Store:
         if self._state != "open":
             raise StoreUnavailable("the store is not open")
         started_s = time.monotonic()
-        querier, result = await self._readers.run(lambda connection: self._query(connection, job))
+        querier, result = await self._readers.run(
+            lambda connection: self._snapshots.read(connection, job)
+        )
         self.stats.reads += 1
         self.stats.read_seconds += time.monotonic() - started_s
         if querier.stats.corrupt:
@@ -447,140 +446,48 @@ class Store:
         self._next_group = max(self._next_group, number + 1)
         return group
 
-    def _set_home(self, ref: int, group: int) -> None:
-        if ref >= len(self._homes):
-            grown = np.zeros(max(ref + 1, len(self._homes) * 2), np.int64)
-            grown[: len(self._homes)] = self._homes
-            self._homes = grown
-        self._homes[ref] = group
-
     def _forget(self, refs: RefArray, cutoff_ms: int) -> None:
         """
         Bury series that retention has deleted: a source may still hold their numbers. One that
         came back while they were being deleted has a sample since ``cutoff_ms``, and goes on.
         """
         newest_ms, _ = self.current.get(refs)
-        for ref in refs.tolist():
-            series = self.index.get(ref)
-            if series is not None:
-                self._graves[ref] = (series, int(self._homes[ref]))
-                self._buried[series.labels] = ref
-                self._homes[ref] = 0
-        self.index.remove(refs.tolist())
+        self._homes.bury(refs)
         self.current.forget(refs)
         for group in self._groups.values():
             group.forget_layouts()
-        self._revive(refs[newest_ms >= cutoff_ms].tolist())
-
-    def _revive(self, refs: Iterable[int]) -> None:
-        """A source goes on with series that were deleted: they get their rows again."""
-        for ref in refs:
-            series, group = self._graves.pop(ref)
-            del self._buried[series.labels]
-            self.index.load(series)
-            self._set_home(ref, group)
-            self._intake.add_series(group, series)
+        self._homes.revive(refs[newest_ms >= cutoff_ms].tolist())
 
     def _load(self, found: Recovered) -> None:
         self.families.load(found.metadata)
         self.ledger.compacted = frozenset(found.compacted)
         self.ledger.catalogue = found.catalogue
-        self.point_times.restore(found.catalogue.newest_ms(POINTS_GROUP))
         for number, name in found.groups.items():
             if number != POINTS_GROUP:
-                group = self._add_group(number, name)
-                group.head.restore_newest(found.catalogue.newest_ms(number))
+                self._add_group(number, name)
         for group_number, series, _ in found.series:
             self.index.load(series)
-            self._set_home(series.ref, group_number)
+            self._homes.set(series.ref, group_number)
         self.index.reserve(found.next_ref)
-        self._sealed_seq = found.sealed_seq
-        self._layouts = found.layouts
         self._intake.next_layout = max(found.layouts, default=0) + 1
 
-    async def _replay(self) -> None:
-        """Play the journal back into the head, but for what is in chunks already."""
-        sealed, layouts = self._sealed_seq, self._layouts
-        bad: list[int] = []
+    async def _replay(self, found: Recovered) -> None:
+        """Play the journal back into the head."""
+        heads = {number: group.head for number, group in self._by_number.items()}
+        replay = Replay(found, heads, self._points, self.current, self.point_times)
+        now_ms = self.clock.now_ms()
 
-        def job(connection: sqlite3.Connection) -> int:
-            last_seq = max(sealed.values(), default=0)
-            for seq, record in read_journal(connection, layouts):
-                last_seq = max(last_seq, seq)
-                if isinstance(record, JournalError):
-                    bad.append(seq)
-                    log.error("%s; it is set aside, its samples are lost", record)
-                elif isinstance(record, TickRecord):
-                    if seq > sealed.get(record.group, 0):
-                        self._replay_tick(record)
-                elif seq > sealed.get(POINTS_GROUP, 0):
-                    self._replay_points(record)
-            now_ms = self.clock.now_ms()
-            if bad:
-                with transaction(connection):
-                    connection.executemany(_QUARANTINE_JOURNAL, [(now_ms, seq) for seq in bad])
-                    connection.executemany(
-                        "DELETE FROM journal WHERE seq = ?", [(seq,) for seq in bad]
-                    )
-            return last_seq
+        def job(connection: sqlite3.Connection) -> None:
+            replay.run(connection)
+            if replay.damaged:
+                set_journal_aside(connection, list(replay.damaged), now_ms)
 
-        self._intake.next_seq = await self.writer.run(job) + 1
-        self.stats.corrupt["journal"] += len(bad)
-        del self._sealed_seq, self._layouts
-
-    def _replay_tick(self, record: TickRecord) -> None:
-        group = self._by_number.get(record.group)
-        if group is None:
-            return
-        self.stats.recovered_samples += len(record.values)
-        row = group.head.place(record.ts_ms)
-        if row is None:
-            times = np.full(len(record.refs), record.ts_ms)
-            self._replay_points(PointsRecord(record.refs, times, record.values))
-            return
-        group.head.write(row, record.ts_ms, record.refs, record.values)
-        self.current.update(record.refs, record.ts_ms, record.values)
-
-    def _replay_points(self, record: PointsRecord) -> None:
-        self.stats.recovered_samples += len(record.values)
-        self._points.append(Points(record.refs, record.ts_ms, record.values))
-        self.point_times.note(record.refs, record.ts_ms)
-        self.current.update(record.refs, record.ts_ms, record.values)
-
-    def _query(
-        self, connection: sqlite3.Connection, job: Callable[[Querier], T]
-    ) -> tuple[Querier, T]:
-        for _ in range(_SNAPSHOT_TRIES):
-            # What is noted of changes comes before all that may have changed.
-            mark, revision, era = self.frontier.mark, self.ledger.revision, self.ledger.era
-            # Heads first: a seal publishes its blocks before it drops the ticks, so between the two
-            # they are seen twice (and merged), never not at all.
-            heads = {number: g.head.view for number, g in list(self._by_number.items())}
-            points = self._points.view()
-            compacted, catalogue = self.ledger.compacted, self.ledger.catalogue
-            connection.execute("BEGIN")
-            try:
-                sql = "SELECT v FROM meta WHERE k = 'generation'"
-                if connection.execute(sql).fetchone()[0] == catalogue.generation:
-                    querier = Querier(
-                        connection,
-                        self.index,
-                        self._homes,
-                        heads,
-                        points,
-                        catalogue,
-                        compacted,
-                        decoded=self.decoded,
-                        era=era,
-                        revision=revision,
-                        mark=mark,
-                        earliest_since=self.frontier.earliest_since,
-                    )
-                    return querier, job(querier)
-            finally:
-                connection.execute("ROLLBACK")
-            time.sleep(_SNAPSHOT_RETRY_S)
-        raise StoreUnavailable("the database does not come to rest; try again")
+        await self.writer.run(job)
+        for error in replay.damaged.values():
+            log.error("%s; it is set aside, its samples are lost", error)
+        self._intake.next_seq = replay.last_seq + 1
+        self.stats.recovered_samples += replay.samples
+        self.stats.corrupt["journal"] += len(replay.damaged)
 
     async def _quarantine(self, found: list[tuple[str, int]]) -> None:
         """Take damaged rows out of use, keeping their bytes."""

@@ -1,0 +1,67 @@
+"""Which group each series belongs to, and what becomes of the numbers of deleted series."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from .frame import IntArray, RefArray
+from .intake import Intake
+from .labels import Index
+from .model import Labels, Series
+
+
+class Homes:
+    """
+    A series' home is the group where it was seen first.
+
+    Deleted series are buried rather than forgotten: a source may still hold their numbers, and the
+    next sample under one of these brings the series back. Used by the event loop's thread only, but
+    for :attr:`by_ref`.
+    """
+
+    def __init__(self, index: Index, intake: Intake) -> None:
+        self._index, self._intake = index, intake
+        #: Group by number of the series, 0 where there is none. Replaced as it grows.
+        self.by_ref: IntArray = np.zeros(1024, np.int64)
+        self._graves: dict[int, tuple[Series, int]] = {}
+        self._buried: dict[Labels, int] = {}
+
+    def set(self, ref: int, group: int) -> None:
+        if ref >= len(self.by_ref):
+            grown = np.zeros(max(ref + 1, len(self.by_ref) * 2), np.int64)
+            grown[: len(self.by_ref)] = self.by_ref
+            self.by_ref = grown
+        self.by_ref[ref] = group
+
+    def of(self, refs: RefArray) -> IntArray:
+        """Return the group of each series, bringing back those that were deleted."""
+        homes = self.by_ref[refs]
+        if not homes.all():
+            self.revive(np.unique(refs[homes == 0]).tolist())
+            homes = self.by_ref[refs]
+        return homes
+
+    def find_buried(self, labels: Labels) -> int | None:
+        """Return the number that a deleted series had."""
+        return self._buried.get(labels)
+
+    def bury(self, refs: RefArray) -> None:
+        """Take series out of the index; those that are not in it are no mistake."""
+        for ref in refs.tolist():
+            series = self._index.get(ref)
+            if series is not None:
+                self._graves[ref] = (series, int(self.by_ref[ref]))
+                self._buried[series.labels] = ref
+                self.by_ref[ref] = 0
+        self._index.remove(refs.tolist())
+
+    def revive(self, refs: Iterable[int]) -> None:
+        """A source goes on with series that were deleted: they get their rows again."""
+        for ref in refs:
+            series, group = self._graves.pop(ref)
+            del self._buried[series.labels]
+            self._index.load(series)
+            self.set(ref, group)
+            self._intake.add_series(group, series)
