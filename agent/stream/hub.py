@@ -85,6 +85,9 @@ class Hub:
         """
         Tell samples that were just appended, stale markers included.
 
+        What is older than the lookback is nobody's current value: history that is being imported,
+        or sent late, passes by, and is counted.
+
         Args:
             refs: ``[n]``; may repeat if times are given one by one.
             ts_ms: One time for all, or ``[n]``.
@@ -93,7 +96,7 @@ class Hub:
         if not self._feeds or not len(refs):
             return
         try:
-            self._publish(refs, ts_ms, values)
+            self._publish(*self._without_history(refs, ts_ms, values))
         except Exception:
             # The store calls us while it appends: our mistake must not become its failure.
             if not self.stats.failures:
@@ -154,6 +157,8 @@ class Hub:
             self._emit_due(now_s)
 
     def _publish(self, refs: RefArray, ts_ms: int | IntArray, values: FloatArray) -> None:
+        if not len(refs):
+            return
         now_s = self._clock.monotonic_s()
         present = None
         if np.isnan(values).any() and (absent := is_absent(values)).any():
@@ -170,6 +175,20 @@ class Hub:
             feed.add(slots, times, values[positions])
             if feed.is_due(now_s):
                 self._emit(feed, now_s)
+
+    def _without_history(
+        self, refs: RefArray, ts_ms: int | IntArray, values: FloatArray
+    ) -> tuple[RefArray, int | IntArray, FloatArray]:
+        """Leave out what is too old to be told; it takes no slot of a feed, either."""
+        oldest_ms = self._clock.now_ms() - self._lookback_ms
+        kept = np.atleast_1d(np.asarray(ts_ms) >= oldest_ms)
+        if kept.all():
+            return refs, ts_ms, values
+        if not isinstance(ts_ms, np.ndarray):
+            self.stats.dropped["old"] += len(refs)
+            return refs[:0], ts_ms, values[:0]
+        self.stats.dropped["old"] += len(refs) - int(np.count_nonzero(kept))
+        return refs[kept], ts_ms[kept], values[kept]
 
     def _emit_due(self, now_s: float) -> None:
         for feed in tuple(self._feeds.values()):

@@ -17,7 +17,8 @@ class StreamStats:
         bytes: Bytes of them on the wire.
         coalesced: Updates that a slow client in mode ``latest`` got together with later ones.
         dropped: Samples not told: ``lag`` (left the ring before a slow client in mode ``all`` got
-            to them), and series left out: ``series_limit``.
+            to them), ``old`` (older than the lookback when they came, counted once for all
+            clients); and series left out: ``series_limit``.
         refused: Connections and subscriptions turned down, by reason.
         closed: Connections closed by us, by close code.
         failures: Batches of samples not told for a mistake of ours; the log has the first.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.clock import ManualClock
 from support.stream import LiveStore, Peer, series_of
 from tachograph.agent.stream.framing import PING
-from tachograph.agent.stream.hub import Hub
+from tachograph.agent.stream.hub import LOOKBACK_MS, Hub
 from tachograph.agent.stream.protocol import Session
 from tachograph.config.settings import StreamSettings
 
@@ -130,6 +130,24 @@ def test_older_samples_do_not_disturb_latest_but_are_told_by_all(store, hub):
     [told] = every.take()
     assert (told.t, told.v) == (NOW_MS - 5000, [[0, 7.0]])
     assert every.current() == latest.current()
+
+
+@pytest.mark.parametrize("mode", ["latest", "all"])
+def test_history_is_not_told_and_takes_no_place(store, hub, mode):
+    peer = Peer(hub)
+    peer.say(op="sub", id=1, match=["up"], mode=mode)
+    before, oldest_ms = peer.current(), NOW_MS - LOOKBACK_MS
+    imported = [series_of("up", job=f"imported{n}") for n in range(10)]
+    store.append_points([(labels, oldest_ms - 1, 1.0) for labels in (UP_A, *imported)])
+    store.append(oldest_ms - 1, {UP_B: 2.0, imported[0]: 3.0})
+    assert peer.take() == []
+    assert peer.current() == before
+    assert hub.stats.dropped == {"old": 13}
+    store.append_points([(UP_A, oldest_ms - 1, 4.0), (imported[0], oldest_ms, 5.0)])
+    [told] = peer.take()
+    assert [labels["job"] for _, labels in told.new] == ["imported0"]
+    assert [value for _, value in told.v] == [5.0]
+    assert hub.stats.dropped == {"old": 14}
 
 
 def test_slow_latest_gets_one_message_with_the_newest_values(store, hub):
