@@ -57,6 +57,7 @@ from .selfmetrics import (
     api_metrics,
     collection_metrics,
     edge_metrics,
+    history_metrics,
     kept_metrics,
     process_metrics,
     store_metrics,
@@ -345,6 +346,7 @@ class Agent:
         self.points = PointsEndpoint(
             self.store, clock, config.storage.limits, config.http, self.kept
         )
+        self.history = HistoryEndpoint(self.store, clock, config.http)
         self.exposition = exposition.ExpositionRenderer(
             self.store.index,
             self.store.current,
@@ -363,7 +365,7 @@ class Agent:
                 *exposition.routes(self.exposition, clock),
                 *self.prometheus.routes(),
                 *self.points.routes(),
-                *HistoryEndpoint(self.store, clock, config.http).routes(),
+                *self.history.routes(),
                 *self.backends.routes(),
                 *events.routes(self.state, clock),
                 *info.routes(self.store, __version__, clock.now_ms(), self._source_facts),
@@ -478,6 +480,7 @@ class Agent:
             ),
             *kept_metrics(self.kept),
             *edge_metrics(self.points, self.recorder.stats, self.exposition.stats),
+            *history_metrics(self.history.stats),
             *api_metrics(self.prometheus),
             *process_metrics(__version__, self.server, self._supervisor, lambda: self._last_reload),
         ]

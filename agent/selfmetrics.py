@@ -13,6 +13,7 @@ from .collectors.kept import KeptPoints
 from .collectors.schedule import ScheduleStats
 from .collectors.scrape import ScrapeStats
 from .http.exposition import ExpositionStats
+from .http.history import HistoryStats
 from .http.points import PointsEndpoint
 from .http.prometheus import PrometheusApi
 from .http.server import HttpServer
@@ -227,6 +228,38 @@ def edge_metrics(
             "exposition_hidden_series",
             "Series without a place on /metrics.",
             lambda: exposition.hidden,
+        ),
+    ]
+
+
+def history_metrics(stats: HistoryStats) -> list[SelfMetric]:
+    return [
+        SelfMetric("history_imports_total", "Bodies of history.", lambda: stats.imports),
+        SelfMetric(
+            "history_imported_samples_total", "Imported samples stored.", lambda: stats.imported
+        ),
+        SelfMetric(
+            "history_refused_samples_total",
+            "Imported samples refused, by reason.",
+            lambda: stats.refused,
+            "reason",
+        ),
+        SelfMetric(
+            "history_bad_lines_total",
+            "Lines of history that can't be read.",
+            lambda: stats.bad_lines,
+        ),
+        SelfMetric("history_exports_total", "Exports begun.", lambda: stats.exports),
+        SelfMetric("history_exports_running", "Exports under way.", lambda: stats.exporting),
+        SelfMetric(
+            "history_exported_samples_total",
+            "Samples read by exports that are over.",
+            lambda: stats.exported,
+        ),
+        SelfMetric(
+            "history_exports_refused_total",
+            "Exports sent away as others were under way.",
+            lambda: stats.exports_refused,
         ),
     ]
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -46,15 +48,39 @@ _WBITS: Final = {
 }
 
 
+@dataclass(slots=True)
+class HistoryStats:
+    """
+    Attributes:
+        imports: Bodies of which a batch was read.
+        imported: Samples stored.
+        refused: Samples that weren't, by reason as in ``Imported``.
+        bad_lines: Lines that can't be read.
+        exports: Texts begun.
+        exporting: Texts under way now.
+        exported: Samples read for the texts that are over, cut off or not.
+        exports_refused: Texts not begun, as so many others were under way.
+    """
+
+    imports: int = 0
+    imported: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    bad_lines: int = 0
+    exports: int = 0
+    exporting: int = 0
+    exported: int = 0
+    exports_refused: int = 0
+
+
 class HistoryEndpoint:
     """Takes history in batch by batch, each committed before the next is read, and gives it out."""
 
     def __init__(self, store: Store, clock: Clock, http: HttpSettings) -> None:
+        self.stats = HistoryStats()
         self._store, self._http = store, http
         self._importer = HistoryImporter(store, clock)
         # One at a time: more wouldn't be faster, and each takes its batch's memory.
         self._importing = asyncio.Lock()
-        self._exports = 0
 
     def routes(self) -> list[web.AbstractRouteDef]:
         return [
@@ -94,11 +120,20 @@ class HistoryEndpoint:
         )
 
     async def _import(self, request: web.Request) -> tuple[Imported, JsonLinesReader]:
-        imported, reader = Imported(), JsonLinesReader()
+        imported, reader, stats = Imported(), JsonLinesReader(), self.stats
+        is_first = True
         async for text in self._batches(request):
+            stats.imports += is_first
+            is_first = False
             async with self._importing:
+                bad_lines = reader.bad.count
                 runs = await asyncio.to_thread(_decode, reader, text)
-                imported.add(await self._importer.write(runs))
+                stats.bad_lines += reader.bad.count - bad_lines
+                written = await self._importer.write(runs)
+                # Batch by batch: what was stored stays, whatever becomes of the rest.
+                stats.imported += written.samples
+                stats.refused.update(written.refused)
+                imported.add(written)
         return imported, reader
 
     async def _batches(self, request: web.Request) -> AsyncIterator[bytes]:
@@ -136,18 +171,21 @@ class HistoryEndpoint:
     async def _export(self, request: web.Request, form: Form, format_: str) -> web.StreamResponse:
         wanted = form.selectors(required=False)
         min_ms, max_ms = form.range_ms()
-        if self._exports >= _EXPORTS_MAX:
+        stats = self.stats
+        if stats.exporting >= _EXPORTS_MAX:
+            stats.exports_refused += 1
             raise ApiError(
                 ErrorType.UNAVAILABLE,
-                f"{self._exports} exports are under way; try again",
+                f"{stats.exporting} exports are under way; try again",
                 status=429,
                 retry_after_s=_BUSY_RETRY_S,
             )
-        self._exports += 1
+        found = HistoryExport(
+            WRITERS[format_](), self._store.families, wanted or [()], min_ms, max_ms
+        )
+        stats.exports += 1
+        stats.exporting += 1
         try:
-            found = HistoryExport(
-                WRITERS[format_](), self._store.families, wanted or [()], min_ms, max_ms
-            )
             response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: CONTENT_TYPES[format_]})
             # The first piece comes before the headers: what fails then is an error like any other.
             first = await self._store.read(found.step)
@@ -158,7 +196,8 @@ class HistoryEndpoint:
             await response.write_eof()
             return response
         finally:
-            self._exports -= 1
+            stats.exporting -= 1
+            stats.exported += found.samples
 
 
 def _decode(reader: JsonLinesReader, text: bytes) -> list[Run]:

@@ -203,6 +203,30 @@ async def test_the_live_stream_sends_what_is_pushed(
         assert message["data"] == {"name": "speed", "labels": {"car": "1"}, "value": 2.5}
 
 
+async def test_history_in_and_out_is_told_by_the_agents_own_metrics(
+    tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    async with Agent(config(tmp_path)) as agent:
+        now_ms = agent.clock.now_ms()
+        line = {"metric": {"__name__": "up"}, "values": [1, 2], "timestamps": [1, now_ms]}
+        url = agent.url + "/api/v1/"
+        async with session.post(url + "import", data=json.dumps(line)) as response:
+            assert response.status == 400, "one of them is too old"
+        async with session.get(url + "export", params={"match[]": "up"}) as response:
+            assert json.loads(await response.text())["values"] == [2]
+        await agent._monitor.collect(now_ms)
+        async with session.get(agent.url + "/metrics") as response:
+            shown = await response.text()
+    for told in (
+        "imports_total 1",
+        "imported_samples_total 1",
+        'refused_samples_total{reason="too_old"} 1',
+        "exports_total 1",
+        "exported_samples_total 1",
+    ):
+        assert f"tachograph_history_{told}\n" in shown
+
+
 async def test_two_libraries_receive_the_same_points(
     tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,13 +24,14 @@ from support.clock import ManualClock
 from support.history import DAY, MIDNIGHT, SECOND
 from support.store import FailingConnection, Samples, bits, put, put_points, read, store_settings
 from tachograph.agent.http.errors import error_middleware
-from tachograph.agent.http.history import HistoryEndpoint
+from tachograph.agent.http.history import HistoryEndpoint, HistoryStats
 from tachograph.config.settings import HttpSettings, RetentionSettings, StorageLimits
 from tachograph.storage.frame import STALE_NAN
 from tachograph.storage.model import Kind, Labels, Metadata, MetricType
 from tachograph.storage.store import Store
 
 IMPORT, EXPORT = "/api/tachograph/v1/import", "/api/tachograph/v1/export"
+GZIP = {"Content-Encoding": "gzip"}
 HTTP = HttpSettings(max_body_bytes=8 << 20, body_timeout_ms=2_000)
 
 
@@ -40,6 +42,7 @@ class Box:
     store: Store
     session: aiohttp.ClientSession
     url: str
+    stats: HistoryStats
 
     async def post(
         self, body: Any, path: str = IMPORT, **headers: str
@@ -63,13 +66,14 @@ async def opened(path: Path, http: HttpSettings = HTTP, **changes: Any) -> Async
     await store.open()
     flusher = asyncio.create_task(flush_on_demand(store))
     app = web.Application(middlewares=[error_middleware])
-    app.add_routes(HistoryEndpoint(store, clock, http).routes())
+    endpoint = HistoryEndpoint(store, clock, http)
+    app.add_routes(endpoint.routes())
     runner = TestServer(app)
     # As the agent's own server has it.
     await runner.start_server(auto_decompress=False)
     session = aiohttp.ClientSession(auto_decompress=False)
     try:
-        yield Box(store, session, str(runner.make_url("/")).rstrip("/"))
+        yield Box(store, session, str(runner.make_url("/")).rstrip("/"), endpoint.stats)
     finally:
         flusher.cancel()
         await session.close()
@@ -257,6 +261,20 @@ async def test_victoria_metrics_senders_get_the_answers_they_know(box: Box) -> N
     assert "1 samples: older than the raw retention; line 2: " in answer["error"]
 
 
+async def test_what_came_in_is_counted_batch_by_batch(box: Box) -> None:
+    good = line("up", {MIDNIGHT + 1: 1, MIDNIGHT + 2: 2})
+    await box.post("\n".join([good, "{", line("old", {1: 1, 2: 2, 3: 3})]))
+    expected = HistoryStats(imports=1, imported=2, refused=Counter({"too_old": 3}), bad_lines=1)
+    assert box.stats == expected
+    await box.post("")  # nothing in it
+    assert box.stats == expected
+    # A body that breaks off: its first batch is in, and counted.
+    status, _ = await box.post(gzip.compress((good + "\n").encode() * 80_000)[:-20], **GZIP)
+    assert status == 400
+    assert box.stats.imports == 2
+    assert box.stats.imported > 80_000
+
+
 # -- out ---------------------------------------------------------------------------------------
 
 
@@ -356,8 +374,13 @@ async def test_only_so_many_exports_run_at_a_time(box: Box) -> None:
     url = box.url + EXPORT
     async with box.session.get(url) as first, box.session.get(url) as second:
         assert (first.status, second.status) == (200, 200)
+        assert box.stats.exporting == 2
         status, _ = await box.get()
         assert status == 429
         await second.read()
     status, text = await box.get()
     assert (status, len(text.splitlines())) == (200, 12)
+    stats = box.stats
+    assert (stats.exports, stats.exports_refused, stats.exporting) == (3, 1, 0)
+    # Of the first one only what was read before it was cut off.
+    assert 2_400_000 <= stats.exported <= 3_600_000
