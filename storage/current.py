@@ -69,6 +69,14 @@ class Current:
         at = self._base[np.minimum(refs >> _PAGE_BITS, len(self._base) - 1)] + (refs & (_PAGE - 1))
         return self._ts_ms[at], self._values[at]
 
+    def ended_before(self, ts_ms: int) -> RefArray:
+        """Return the series, rising, whose newest sample is older than a time."""
+        pages = np.flatnonzero(self._base)
+        places = self._base[pages][:, None] + np.arange(_PAGE)
+        newest_ms = self._ts_ms[places]
+        page, at = np.nonzero((newest_ms < ts_ms) & (newest_ms != NEVER_MS))
+        return (pages[page] * _PAGE + at).astype(np.uint32)
+
     def forget(self, refs: RefArray) -> None:
         """Drop what is held of series that the store has deleted; unknown refs are no mistake."""
         pages = np.minimum(refs >> _PAGE_BITS, len(self._base) - 1)

@@ -299,6 +299,11 @@ class Querier:
                 ts, cells = _merge(ts, cells, [len(part.ts_ms) for part in parts])
                 has_absent = True
         self.stats.samples += cells.size
+        if not pointed and not has_absent and len(ts):
+            whole = [s for s in map(self.index.get, refs.tolist()) if s is not None]
+            if len(whole) == len(refs):
+                yield Frame(whole, ts, cells, False, group)
+                return
         keep: BoolArray = np.full(len(refs), len(ts) > 0)
         absent: BoolArray | None = None
         if has_absent:
@@ -470,10 +475,8 @@ class Querier:
 
 
 def _clip(ts_ms: IntArray, min_ms: int, max_ms: int) -> tuple[int, int]:
-    return (
-        int(np.searchsorted(ts_ms, min_ms, "left")),
-        int(np.searchsorted(ts_ms, max_ms, "right")),
-    )
+    # The methods take half as long as the functions of the same name.
+    return int(ts_ms.searchsorted(min_ms, "left")), int(ts_ms.searchsorted(max_ms, "right"))
 
 
 def _without_gaps(ts_ms: IntArray, cells: FloatArray) -> Part:

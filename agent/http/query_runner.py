@@ -129,6 +129,9 @@ class QueryRunner:
             raise as_api_error(error) from error
 
     async def _turn(self, limit_s: float) -> None:
+        if not self._turns.locked():
+            await self._turns.acquire()
+            return
         self.stats.waiting += 1
         try:
             async with asyncio.timeout(limit_s):

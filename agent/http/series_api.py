@@ -13,7 +13,6 @@ from ...aggregation.promql.errors import PromqlError
 from ...aggregation.promql.nodes import VectorSelector, walk
 from ...config.selector import Matcher
 from ...config.settings import HttpSettings
-from ...storage.current import NEVER_MS
 from ...storage.exemplars import Exemplars
 from ...storage.frame import BoolArray, RefArray
 from ...storage.labels import Index
@@ -70,7 +69,7 @@ class SeriesEndpoint:
 
         def find(querier: Querier, refs: RefArray | None) -> list[str]:
             if not wanted:
-                return querier.index.label_names(_mask(refs))
+                return querier.index.label_names(_mask(querier.index, refs))
             found = querier.resolve(_matching(querier.index, wanted, refs))
             return sorted({name for series in found for name, _ in series.labels})
 
@@ -84,7 +83,7 @@ class SeriesEndpoint:
 
         def find(querier: Querier, refs: RefArray | None) -> list[str]:
             if not wanted:
-                return querier.index.label_values(name, _mask(refs))
+                return querier.index.label_values(name, _mask(querier.index, refs))
             found = querier.resolve(_matching(querier.index, wanted, refs))
             return sorted({series.labels.get(name) for series in found} - {""})
 
@@ -132,7 +131,8 @@ class SeriesEndpoint:
         start_ms, end_ms = form.range_ms()
         is_bounded = start_ms > -TIME_MAX_MS or end_ms < TIME_MAX_MS
         gzip = takes_gzip(request)
-        ended = self._ended(start_ms) if is_bounded else None
+        # A series without a newest sample may well have older ones, in chunks.
+        ended = self._store.current.ended_before(start_ms) if is_bounded else None
 
         def job(querier: Querier) -> tuple[bytes, dict[str, str]]:
             refs = None
@@ -146,14 +146,6 @@ class SeriesEndpoint:
 
         body, headers = await self._store.read(job)
         return web.Response(body=body, headers=headers)
-
-    def _ended(self, start_ms: int) -> RefArray:
-        """Return the series whose newest sample is before a time."""
-        index = self._store.index
-        refs = np.fromiter((series.ref for series in index.series()), np.uint32, len(index))
-        newest_ms, _ = self._store.current.get(refs)
-        # One without a newest sample may well have older ones, in chunks.
-        return np.sort(refs[(newest_ms < start_ms) & (newest_ms != NEVER_MS)])
 
     def _label_name(self, text: str) -> str:
         """
@@ -181,8 +173,9 @@ def _matching(
     return refs if among is None else np.intersect1d(refs, among, assume_unique=True)
 
 
-def _mask(refs: RefArray | None) -> BoolArray | None:
-    if refs is None:
+def _mask(index: Index, refs: RefArray | None) -> BoolArray | None:
+    """Tell some series by their numbers; ``None`` for all."""
+    if refs is None or np.array_equal(refs, index.select(())):
         return None
     mask: BoolArray = np.zeros(int(refs[-1]) + 1 if len(refs) else 0, np.bool_)
     mask[refs] = True

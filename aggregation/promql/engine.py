@@ -1,15 +1,16 @@
 """
 The query engine: text or tree in, columns out.
 
-An engine has no state of its own and may be used by any number of threads at once. Everything is
-synchronous and computes; callers on an event loop run it in a worker thread.
+An engine keeps nothing but what it has parsed, and may be used by any number of threads at once.
+Everything is synchronous and computes; callers on an event loop run it in a worker thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import lru_cache
+from typing import Final, Literal
 
 import numpy as np
 
@@ -28,6 +29,10 @@ from .range_cache import RangeCache, Versioned, keeps
 from .result import Result
 from .selection import Querier, Selection
 from .values import Block, Grid, Naming, merged, without_empty_rows
+
+#: Parsed texts that are kept: a large dashboard and its rules.
+_PARSED_MAX: Final = 256
+_PARSED_CHARS: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,7 @@ class Engine:
     ) -> None:
         self.options = options or EngineOptions()
         self._cache = cache
+        self._parsed = lru_cache(_PARSED_MAX)(self._parse)
 
     def parse(self, text: str) -> Expr:
         """
@@ -78,6 +84,10 @@ class Engine:
         Raises:
             ParseError: See :func:`.parser.parse`.
         """
+        # Dashboards and rules ask the same again and again, and short texts are most of them.
+        return self._parsed(text) if len(text) <= _PARSED_CHARS else self._parse(text)
+
+    def _parse(self, text: str) -> Expr:
         options = self.options
         return parse(text, experimental=options.experimental, limits=options.limits)
 

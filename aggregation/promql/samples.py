@@ -161,6 +161,8 @@ def from_frame(frame: Frame, first: int, last: int, *, drop_stale: bool) -> Iter
         present = ~missing[gappy]
         some, flags = some[gappy], nameless[: len(left)]
         shared: BoolArray = np.any(present, axis=0)
+        if not shared.any():
+            return
         if np.count_nonzero(present) == len(left) * np.count_nonzero(shared):
             # A target that could not be scraped: all of its series have the same gaps.
             yield Samples(left, flags, frame.ts_ms[shared], some_columns(some, shared))
@@ -179,23 +181,25 @@ def some_columns(matrix: npt.NDArray[_Number], which: BoolArray) -> npt.NDArray[
 
 
 def side_by_side(frames: list[Frame], *, drop_stale: bool) -> Samples:
-    """Put frames of one series each below each other."""
+    """Put frames below each other."""
     width = max(len(frame.ts_ms) for frame in frames)
-    labels = [frame.series[0].labels for frame in frames]
-    ts_ms = np.zeros((len(frames), width), np.int64)
-    values = np.zeros((len(frames), width))
-    present = np.zeros((len(frames), width), bool)
-    for row, frame in enumerate(frames):
-        count = len(frame.ts_ms)
-        ts_ms[row, :count] = frame.ts_ms
-        values[row, :count] = frame.values[0]
-        values[row, count:] = frame.values[0, -1]  # no drop where there is no sample
-        present[row, :count] = True
-    nameless = np.zeros(len(frames), bool)
+    labels = [series.labels for frame in frames for series in frame.series]
+    ts_ms = np.zeros((len(labels), width), np.int64)
+    values = np.zeros((len(labels), width))
+    counts = np.zeros(len(labels), np.int64)
+    row = 0
+    for frame in frames:
+        count, rows = len(frame.ts_ms), slice(row, row + len(frame.series))
+        ts_ms[rows, :count] = frame.ts_ms
+        values[rows, :count] = frame.values
+        values[rows, count:] = frame.values[:, -1:]  # no drop where there is no sample
+        counts[rows] = count
+        row += len(frame.series)
+    nameless = np.zeros(len(labels), bool)
     if np.isnan(values.sum()):
+        present = np.arange(width) < counts[:, None]
         present &= ~is_absent(values)
         if drop_stale:
             present &= ~is_stale(values)
         return packed(labels, nameless, ts_ms, values, present)
-    counts = np.array([len(frame.ts_ms) for frame in frames], np.int64)
     return Samples(labels, nameless, ts_ms, values, counts)

@@ -15,9 +15,9 @@ from .samples import PIECE_CELLS, Samples, from_frame, side_by_side
 from .values import Block
 from .windows import Windows, pick
 
-#: Series with times of their own are put side by side up to this length: a longer one is worth
-#: the calls that it takes alone.
-_LONE_MAX: Final = 8_192
+#: Frames, which have times of their own, are put side by side up to this many samples and steps: a
+#: larger one is worth the calls that it takes alone. Most targets give a query a dozen series.
+_SMALL_MAX: Final = 2_500
 
 
 class Querier(Protocol):
@@ -173,25 +173,28 @@ class Selection:
         drop_stale: bool,
     ) -> Iterator[Samples]:
         """Yield the selected samples in pieces; each is forgotten before the next is made."""
-        lone: list[Frame] = []
-        widest = steps  # neither samples nor results of a piece shall be more than its cells
+        small: list[Frame] = []
+        # Neither samples nor results of a piece shall be more than its cells.
+        rows, widest = 0, steps
         for frame in self._querier.select(matchers, min_ms, max_ms):
             width = len(frame.ts_ms)
             if not width:
                 continue
-            if len(frame.series) == 1 and width < _LONE_MAX:
-                if lone and (len(lone) + 1) * max(widest, width) > PIECE_CELLS:
-                    yield from self._piece(side_by_side(lone, drop_stale=drop_stale))
-                    lone, widest = [], steps
-                lone.append(frame)
+            if len(frame.series) * (width + steps) < _SMALL_MAX:
+                if small and (rows + len(frame.series)) * max(widest, width) > PIECE_CELLS:
+                    yield from self._piece(side_by_side(small, drop_stale=drop_stale))
+                    small, rows, widest = [], 0, steps
+                self._budget.check()
+                small.append(frame)
+                rows += len(frame.series)
                 widest = max(widest, width)
                 continue
-            rows = max(1, PIECE_CELLS // max(width, steps))
-            for first in range(0, len(frame.series), rows):
-                for samples in from_frame(frame, first, first + rows, drop_stale=drop_stale):
+            at_once = max(1, PIECE_CELLS // max(width, steps))
+            for first in range(0, len(frame.series), at_once):
+                for samples in from_frame(frame, first, first + at_once, drop_stale=drop_stale):
                     yield from self._piece(samples)
-        if lone:
-            yield from self._piece(side_by_side(lone, drop_stale=drop_stale))
+        if small:
+            yield from self._piece(side_by_side(small, drop_stale=drop_stale))
 
     def _piece(self, samples: Samples) -> Iterator[Samples]:
         if samples.size:

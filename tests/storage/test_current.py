@@ -139,3 +139,6 @@ def test_behaves_like_a_dict_of_newest_samples(
         if t != NEVER_MS
     }
     assert seen == model
+    for now_ms in (0, 3, 7):
+        ended = [ref for ref, (ts, _) in sorted(model.items()) if ts < now_ms]
+        assert current.ended_before(now_ms).tolist() == ended

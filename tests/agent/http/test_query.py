@@ -69,6 +69,17 @@ async def test_range_vectors_have_times_of_their_own(api: Api) -> None:
     assert series["values"] == [[NOW_S - 30, "31"], [NOW_S - 15, "16"], [NOW_S, "1"]]
 
 
+async def test_answers_are_kept_unless_the_cache_is_not_wanted(api: Api) -> None:
+    asked = {"query": "m", "start": NOW_S - 60, "end": NOW_S, "step": "15s"}
+    cache = api.parts.runner.cache
+    first = await api.get("/api/v1/query_range", **asked, nocache="1")
+    assert (cache.hits, cache.misses) == (0, 0)
+    kept = await api.get("/api/v1/query_range", **asked)
+    again = await api.get("/api/v1/query_range", **asked)
+    assert (cache.hits, cache.misses) == (1, 1)
+    assert first.body == kept.body == again.body
+
+
 async def test_gaps_are_left_out_of_a_matrix(api: Api) -> None:
     answer = await api.get(
         "/api/v1/query_range", query='m{i="0"} > 20', start=NOW_S - 60, end=NOW_S, step="15s"

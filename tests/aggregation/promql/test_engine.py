@@ -412,7 +412,7 @@ class Impatient:
 
 
 def test_the_check_is_asked_between_pieces() -> None:
-    frames = Lazy(frames=50, rows=2, ticks=10)
+    frames = Lazy(frames=50, rows=2, ticks=2_000)
     with pytest.raises(QueryTimeout, match="query timed out in expression evaluation") as caught:
         Engine().instant(LazyQuerier(frames), "sum(x)", 9_000, check=Impatient(12))
     assert caught.value.error_type == "timeout"

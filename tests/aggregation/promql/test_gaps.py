@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tachograph.aggregation.promql.samples import from_frame, some_columns
+from tachograph.aggregation.promql.samples import Samples, from_frame, side_by_side, some_columns
 from tachograph.storage.frame import ABSENT, STALE_NAN, Frame
 from tachograph.storage.model import Kind, Labels, Series
 
@@ -55,3 +55,42 @@ def test_series_with_gaps_of_their_own_have_times_of_their_own() -> None:
     assert samples.counts is not None
     assert samples.counts.tolist() == [2, 2]
     assert samples.upto(np.array([0, 10, 20])).tolist() == [[1, 1, 2], [0, 1, 2]]
+
+
+_CELLS = st.sampled_from([1.0, 2.5, -3.0, float("nan"), ABSENT, STALE_NAN])
+_TARGET = st.integers(1, 4).flatmap(
+    lambda width: st.lists(st.lists(_CELLS, min_size=width, max_size=width), min_size=1, max_size=3)
+)
+
+
+def points(pieces: Iterable[Samples]) -> list[list[tuple[int, int]]]:
+    """Times and bits of the values, series by series."""
+    found = []
+    for samples in pieces:
+        bits = np.ascontiguousarray(samples.values).view(np.int64)
+        for row in range(samples.rows):
+            shared = samples.counts is None
+            ts_ms = samples.ts_ms if shared else samples.ts_ms[row]
+            count = len(ts_ms) if samples.counts is None else int(samples.counts[row])
+            pairs = zip(ts_ms[:count].tolist(), bits[row, :count].tolist(), strict=True)
+            if count:
+                found.append(list(pairs))
+    return sorted(found)
+
+
+@given(st.lists(_TARGET, min_size=1, max_size=5), st.booleans())
+def test_targets_side_by_side_have_the_samples_that_they_have_alone(
+    targets: list[list[list[float]]], drop_stale: bool
+) -> None:
+    frames = [frame(rows) for rows in targets]
+    together = side_by_side(frames, drop_stale=drop_stale)
+    alone = (
+        samples
+        for each in frames
+        for samples in from_frame(each, 0, len(each.series), drop_stale=drop_stale)
+    )
+    assert points([together]) == points(alone)
+
+
+def test_series_that_have_only_ended_give_nothing() -> None:
+    assert list(from_frame(frame([[STALE_NAN], [STALE_NAN]]), 0, 2, drop_stale=True)) == []
