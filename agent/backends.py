@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from .ingest.recorder import Recorder
 from .last_values import last_values
 from .listeners.client import ClientListener
 from .selfmon import SelfMetric
+
+log = logging.getLogger(__name__)
 
 #: Name of the socket in the data directory.
 SOCKET_NAME = "client.sock"
@@ -150,6 +153,8 @@ class _Feed:
                 if not await self._say(message):
                     break
                 await asyncio.sleep(0)  # a millisecond of the backend's loop was enough
+        for complaint in self._registry.complaints():
+            log.warning("%s", complaint)
         if is_last:
             self._registry.reader = self._registry.taker = None
 

@@ -48,7 +48,8 @@ class Address:
         """
         given = os.fspath(text) if text else os.environ.get(ADDRESS_VARIABLE) or _DEFAULT_ADDRESS
         if not given.startswith("http:"):
-            if "://" in given:
+            host, _, port = given.rpartition(":")
+            if "://" in given or (host and port.isdigit() and "/" not in given):
                 raise ValueError(
                     f"{given!r}: give the path of the agent's socket, or http://HOST:PORT"
                 )
@@ -57,7 +58,7 @@ class Address:
         host, _, port = rest.rpartition(":") if not rest.endswith("]") else (rest, "", "")
         if not host:
             host, port = port, "80"
-        if not host or not port.isdigit() or "/" in rest:
+        if not host or not port.isdigit() or not 0 < int(port) < 65536 or "/" in rest:
             raise ValueError(f"{given!r} is no address of an agent, such as {_DEFAULT_ADDRESS}")
         return cls(host=host.strip("[]"), port=int(port))
 

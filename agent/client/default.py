@@ -44,17 +44,18 @@ def connect(
     """
     Hand this process's metrics to the agent on this box, from now on, every ``interval_s``.
 
-    Once in a process, before or after a fork; a second call is none. Nothing of it waits or
-    raises later on, whether the agent is there or not.
+    Once in a process, before or after a fork; a second call is none, unless it names another agent
+    or other labels. Nothing of it waits or raises later on, whether the agent is there or not.
 
     Args:
         address: The path of the agent's socket, or its URL. Without it ``TACHOGRAPH_AGENT`` counts,
             and without that http://127.0.0.1:19797.
         labels: Given to every series, such as ``{"service": "orders"}``: without them, two
-            services that define the same metric add to the same totals.
+            services that define the same metric add to the same totals. A metric that has such a
+            label of its own keeps it.
 
     Raises:
-        ValueError: The address can't be one.
+        ValueError: The address or a label's name can't be one.
     """
     return push.connect(REGISTRY, address, labels=labels, interval_s=interval_s)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
+from .caller import caller
+from .names import as_unicode, help_text
 from .series import CounterSeries, GaugeSeries, HistogramSeries, Mark, Payload, RatioSeries
 from .timing import Timer
 
@@ -21,7 +22,6 @@ SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 BYTES: Final = tuple(float(1 << power) for power in range(8, 27, 3))
 #: How the values that several processes have for one gauge become one.
 GAUGE_MODES: Final = ("sum", "max", "min", "last", "worker")
-_PACKAGE: Final = __name__.rpartition(".")[0]
 # Once a metric is full, so many series more may come that differ in their other labels only.
 _OVERFLOW_SERIES: Final = 64
 
@@ -67,7 +67,7 @@ class Metric(ABC, Generic[S]):
         is_own: bool = False,
     ) -> None:
         self.registry, self.number = registry, number
-        self.name, self.help, self.label_names = name, help, tuple(labels)
+        self.name, self.help, self.label_names = name, help_text(help), tuple(labels)
         self.is_own = is_own
         self.children: dict[tuple[str, ...], S] = {}
         self._overflowed = 0
@@ -75,7 +75,7 @@ class Metric(ABC, Generic[S]):
         self._source = ""
         self._nowhere = self._make(0)
         # A series without labels is there from the start, so that its 0 is seen before its 1.
-        self._only = self._nowhere if labels else self._add(())
+        self._only: S = _Unlabelled(registry) if self.label_names else self._add(())  # type: ignore[assignment]
 
     def labels(self, *values: Any, **named: Any) -> S:
         """
@@ -105,6 +105,10 @@ class Metric(ABC, Generic[S]):
         """What must be equal for two definitions to be one."""
         return (self.type, self.label_names)
 
+    def described(self) -> str:
+        """What it is, in words, beside its name and help."""
+        return f"a {self.type} with labels {list(self.label_names)}"
+
     def definition(self) -> list[Any]:
         """The rest of what the agent is told of it, beside number, name, type, help and labels."""
         return []
@@ -129,6 +133,7 @@ class Metric(ABC, Generic[S]):
 
     def _add(self, key: tuple[str, ...]) -> S:
         registry = self.registry
+        key = tuple(map(as_unicode, key))
         with registry.lock:
             limits = registry.limits
             for place, value in enumerate(key):
@@ -170,13 +175,30 @@ class Metric(ABC, Generic[S]):
 
     def _caller(self) -> str:
         """Say which line of the backend asked for the first one too many: ``shop/cart.py:41``."""
-        if not self._source:
-            frame = sys._getframe(1)
-            while frame.f_back and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
-                frame = frame.f_back
-            path = frame.f_code.co_filename.replace("\\", "/").split("/")
-            self._source = f"{'/'.join(path[-2:])}:{frame.f_lineno}"
+        self._source = self._source or caller()
         return self._source
+
+
+class _Unlabelled:
+    """Stands in for a series where labels are needed and none were given: it takes nothing."""
+
+    value = float("nan")
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def inc(self, amount: float = 1.0) -> None:
+        self._registry.drop("labels")
+
+    dec = set = observe = take = inc
+
+    def hit(self) -> None:
+        self._registry.drop("labels")
+
+    miss = hit
+
+    def set_function(self, function: Callable[[], float]) -> None:
+        self._registry.drop("labels")
 
 
 class Counter(Metric[CounterSeries]):
@@ -229,6 +251,9 @@ class Gauge(Metric[GaugeSeries]):
     def fingerprint(self) -> tuple[Any, ...]:
         return (*super().fingerprint(), self.mode)
 
+    def described(self) -> str:
+        return f"{super().described()} and mode {self.mode}"
+
     def definition(self) -> list[Any]:
         return [self.mode]
 
@@ -242,7 +267,13 @@ class Histogram(Metric[HistogramSeries]):
     type = "histogram"
 
     def __init__(self, *args: Any, bounds: Sequence[float] = SECONDS, **options: Any) -> None:
-        self.bounds = tuple(sorted({float(b) for b in bounds if b < float("inf")}))
+        try:
+            numbers = {float(bound) for bound in bounds}
+        except (TypeError, ValueError):
+            numbers = {float("nan")}
+        if any(number != number for number in numbers):
+            raise ValueError(f"{args[2]}: bounds are a list of numbers, not {bounds!r}")
+        self.bounds = tuple(sorted(number for number in numbers if number < float("inf")))
         super().__init__(*args, **options)
 
     def observe(self, value: float) -> None:
@@ -254,6 +285,9 @@ class Histogram(Metric[HistogramSeries]):
 
     def fingerprint(self) -> tuple[Any, ...]:
         return (*super().fingerprint(), self.bounds)
+
+    def described(self) -> str:
+        return f"{super().described()} and bounds {list(self.bounds)}"
 
     def definition(self) -> list[Any]:
         return list(self.bounds)
@@ -272,6 +306,8 @@ class Ratio(Metric[RatioSeries]):
     type = "ratio"
 
     def __init__(self, *args: Any, window_s: float = 300.0, **options: Any) -> None:
+        if not isinstance(window_s, int | float) or not 0 < window_s < float("inf"):
+            raise ValueError(f"{args[2]}: window_s is a number of seconds, not {window_s!r}")
         self.window_s = window_s
         super().__init__(*args, **options)
 

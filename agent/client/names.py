@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 #: Endings that say a unit which isn't a base unit, and what to use in its place.
@@ -35,7 +35,11 @@ _ODD_UNITS: Final = {
     "millivolts": "volts",
 }
 #: Endings that the series of a histogram or summary have.
-_PARTS: Final = ("_bucket", "_count", "_sum", "_created")
+_PARTS: Final = ("_bucket", "_count", "_sum")
+
+
+#: A longer help text is cut: no page shows it, and a message to the agent has a bound.
+_HELP_CHARS_MAX: Final = 1_000
 
 
 class MetricNameWarning(UserWarning):
@@ -47,14 +51,40 @@ def name_fault(name: str, labels: Sequence[str], type_: str) -> str:
     if not _is_word(name, ":"):
         return f"{name!r} is no metric name: letters, digits and _, not beginning with a digit"
     for label in labels:
-        if not _is_word(label):
-            return f"{name}: {label!r} is no label name: letters, digits and _"
-        if label.startswith("__"):
-            return f"{name}: label {label!r} is reserved; don't begin it with two underscores"
+        fault = label_fault(label)
+        if fault:
+            return f"{name}: {fault}"
         if label == "le" and type_ == "histogram":
             return f"{name}: label 'le' is the histogram's own"
     if len(set(labels)) < len(labels):
         return f"{name}: a label is given twice in {', '.join(labels)}"
+    return ""
+
+
+def label_fault(label: str) -> str:
+    """Say why a label can't have that name; empty if it can."""
+    if not _is_word(label):
+        return f"{label!r} is no label name: letters, digits and _, not beginning with a digit"
+    if label.startswith("__"):
+        return f"label {label!r} is reserved; don't begin it with two underscores"
+    return ""
+
+
+def name_clash(name: str, type_: str, types: Callable[[str], str]) -> str:
+    """
+    Say which metric has the same series as a new one; empty if none has.
+
+    Args:
+        types: The type of a metric that is there; empty for one that isn't.
+    """
+    if type_ == "histogram":
+        for part in _PARTS:
+            if types(name + part):
+                return f"{name}: a histogram has series {name}{part}; that is a metric already"
+    for part in _PARTS:
+        base = name.removesuffix(part)
+        if base != name and types(base) == "histogram":
+            return f"{name}: {base} is a histogram and has series of this name"
     return ""
 
 
@@ -65,7 +95,7 @@ def name_lint(name: str, type_: str, unit: str = "") -> str:
         return f"{name}: a counter's name ends with _total"
     if not is_counter and name.endswith("_total"):
         return f"{name}: only a counter's name ends with _total"
-    for part in _PARTS:
+    for part in (*_PARTS, "_created"):
         if name.endswith(part):
             return f"{name}: the ending {part} belongs to the series of histograms"
     base = name.removesuffix("_total")
@@ -75,6 +105,19 @@ def name_lint(name: str, type_: str, unit: str = "") -> str:
     if unit and not base.endswith(f"_{unit}"):
         return f"{name}: its unit is {unit}, so the name ends with _{unit}"
     return ""
+
+
+def as_unicode(text: str) -> str:
+    """
+    Replace what UTF-8 has no bytes for: halves of surrogate pairs, as file names that are no UTF-8
+    and ``\\ud800`` in somebody's JSON have them. No message could carry them.
+    """
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def help_text(help: object) -> str:
+    """What somebody says of a metric, as the agent can be told it."""
+    return "" if help is None else as_unicode(str(help)[:_HELP_CHARS_MAX])
 
 
 def _is_word(text: str, more: str = "") -> bool:

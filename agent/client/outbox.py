@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Final
 
+from .metrics import Metric
+from .names import as_unicode
 from .registry import Drained, Point, Registry
 
 VERSION: Final = 1
@@ -19,6 +21,10 @@ VERSION: Final = 1
 # and that much is what a request may have to wait; sending it lets others run.
 _SERIES_MAX: Final = 200
 _POINTS_MAX: Final = 1_000
+# Characters of label values in one message, of which JSON makes six bytes each at the worst: the
+# agent refuses messages beyond 8 MiB, and one that is refused would be in the way for ever.
+_CHARS_MAX: Final = 512 * 1024
+_LABELS_MAX: Final = 100
 # What isn't known to be committed. The agent commits every 10 s and we tell it something every
 # second, so this is reached only if its disk fails, at 20 MB; then differences wait in the series.
 _UNCOMMITTED_MAX: Final = 1_000
@@ -89,7 +95,7 @@ class Outbox:
         interval_ms: int = 1_000,
     ) -> None:
         self._registry = registry
-        self._labels = [(str(name), str(value)) for name, value in (labels or {}).items()]
+        self._labels = {str(name): as_unicode(str(value)) for name, value in (labels or {}).items()}
         self._interval_ms = interval_ms
         # 52 bits: a float64 holds them exactly, and the agent keeps them as a sample.
         self.worker = f"{int.from_bytes(os.urandom(7), 'big') >> 4:013x}"
@@ -130,9 +136,11 @@ class Outbox:
         has_more = True
         while has_more:
             found: list[Drained] = []
+            chars = 0
             for each in drain:
                 found.append(each)
-                if len(found) >= _SERIES_MAX:
+                chars += self._chars(each)
+                if len(found) >= _SERIES_MAX or chars >= _CHARS_MAX:
                     break
             else:
                 has_more = False
@@ -202,12 +210,26 @@ class Outbox:
     def _points(self) -> list[Point]:
         records = self._registry.records
         points: list[Point] = []
+        chars = 0
         try:
-            while len(points) < _POINTS_MAX:
-                points.append(records.popleft())
+            while len(points) < _POINTS_MAX and chars < _CHARS_MAX:
+                given = records.popleft()
+                point = _as_text(given, self._registry.limits.label_value_bytes)
+                if point is None:
+                    self._registry.drop("labels", where=f"record({_shown(given[1])}, ...)")
+                else:
+                    points.append(point)
+                    labels = point[3] or {}
+                    chars += sum(map(len, (point[1], *labels, *labels.values())))
         except IndexError:
             pass
         return points
+
+    def _chars(self, each: Drained) -> int:
+        """How much text a series adds to a message, its number apart."""
+        if each.child.number in self._told_series:
+            return 0
+        return len(each.metric.help) + sum(map(len, each.key))
 
     def _message(
         self, number: int, found: list[Drained], points: list[Point], *, is_last: bool
@@ -221,7 +243,7 @@ class Outbox:
                 metrics.append(self._define(each))
             if child.number not in self._told_series:
                 self._told_series.add(child.number)
-                values = [*each.key, *(value for _, value in self._labels)]
+                values = [*each.key, *self._added(metric).values()]
                 series.append([child.number, metric.number, values])
         message: Message = {
             "v": VERSION,
@@ -252,14 +274,36 @@ class Outbox:
 
     def _define(self, each: Drained) -> list[Any]:
         metric = each.metric
-        names = [*metric.label_names, *(name for name, _ in self._labels)]
+        names = [*metric.label_names, *self._added(metric)]
         return [metric.number, metric.name, metric.type, metric.help, names, *metric.definition()]
+
+    def _added(self, metric: Metric[Any]) -> dict[str, str]:
+        """The labels that every series is given, but for those that the metric has itself."""
+        own = metric.label_names
+        return {name: value for name, value in self._labels.items() if name not in own}
 
 
 def _plain(value: float) -> float | str:
     """A number as JSON has it; it has no infinity and no NaN."""
     value = float(value)
     return value if value - value == 0.0 else str(value)
+
+
+def _as_text(point: Point, bytes_max: int) -> Point | None:
+    """A point whose name, labels and type are text that JSON can say; ``None`` if they aren't."""
+    ts_ms, name, value, labels, type_ = point
+    texts: list[Any] = [name, type_, *(labels or ()), *(labels or {}).values()]
+    if len(labels or ()) > _LABELS_MAX or not all(isinstance(text, str) for text in texts):
+        return None
+    if any(len(text) > bytes_max for text in texts):
+        return None
+    if labels:
+        labels = {as_unicode(name): as_unicode(value) for name, value in labels.items()}
+    return ts_ms, as_unicode(name), value, labels, as_unicode(type_)
+
+
+def _shown(name: Any) -> str:
+    return repr(name[:100]) if isinstance(name, str) else type(name).__name__
 
 
 def _number(value: Any) -> float | str | None:

@@ -131,8 +131,8 @@ class _Adoption:
                 self._metrics[name] = self._registry.adopt(
                     kind, name, family.documentation, labels, **options
                 )
-            except ValueError:
+            except ValueError as error:
                 self._metrics[name] = None
-                self._registry.drop("adopt")
+                self._registry.drop("adopt", where=str(error))
         metric = self._metrics[name]
         return metric if metric is not None and set(metric.label_names) == set(labels) else None

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from .address import Address, is_disabled
 from .connection import Connection, ConnectionFailed
+from .names import label_fault
 from .outbox import Answer, Outbox
 from .registry import Registry
 
@@ -59,6 +60,13 @@ class Pusher:
     def uncommitted(self) -> int:
         """Messages that the agent has not committed to its disk yet."""
         return self._outbox.uncommitted
+
+    def serves(
+        self, registry: Registry, address: Address, labels: Mapping[str, str] | None
+    ) -> bool:
+        """Whether this is what somebody wants who asks so; without labels, any will do."""
+        is_alike = registry is self.registry and str(address) == str(self.address)
+        return is_alike and (labels is None or dict(labels) == dict(self._labels or {}))
 
     def start(self) -> None:
         """Begin to hand on, unless somebody else does, or it is switched off."""
@@ -148,6 +156,8 @@ class Pusher:
             if self.failures:
                 self._log.info("the agent at %s is back", self.address)
             self.failures = 0
+            for complaint in self.registry.complaints():
+                self._log.warning("%s", complaint)
         except Exception as error:
             self._disconnect()
             self.last_error = str(error) or type(error).__name__
@@ -194,15 +204,20 @@ def connect(
     interval_s: float = 1.0,
 ) -> Pusher:
     """
-    Begin to hand a registry's metrics to the agent; a second call with the same address is none.
+    Begin to hand a registry's metrics to the agent; a second call with the same address is none,
+    unless it gives other labels.
 
     Raises:
-        ValueError: The address can't be one.
+        ValueError: The address or a label's name can't be one.
     """
     global _pusher, _is_exit_registered
     wanted = Address.of(address)
+    for label in labels or ():
+        fault = label_fault(label)
+        if fault:
+            raise ValueError(f"connect: {fault}")
     if _pusher is not None:
-        if _pusher.registry is registry and str(_pusher.address) == str(wanted):
+        if _pusher.serves(registry, wanted, labels):
             _pusher.start()
             return _pusher
         _pusher.close()

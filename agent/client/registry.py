@@ -7,11 +7,12 @@ import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from threading import Lock, RLock
 from typing import Any, Final, TypeVar
 
 from .address import default_namespace
+from .caller import caller, origin
 from .metrics import (
     GAUGE_MODES,
     SECONDS,
@@ -24,7 +25,7 @@ from .metrics import (
     Ratio,
     series_of,
 )
-from .names import MetricNameWarning, name_fault, name_lint
+from .names import MetricNameWarning, name_clash, name_fault, name_lint
 from .series import GaugeSeries, Mark, Payload
 
 M = TypeVar("M", bound=Metric[Any])
@@ -38,6 +39,8 @@ _BURIED_MAX: Final = 10_000
 # A fork doesn't wait any longer for somebody's function that hangs in another thread.
 _FORK_WAIT_S: Final = 0.05
 _LINTS_SHOWN: Final = 100
+# A process says so many times at most, in its log, that something of it is not counted as meant.
+_COMPLAINTS_MAX: Final = 50
 
 
 class Limits:
@@ -107,6 +110,9 @@ class Registry:
             maxlen=_BURIED_MAX
         )
         self._last_number = 0
+        # What went wrong for the first time: told already, and to be told.
+        self._complained: set[str] = set()
+        self._complaints: list[str] = []
         self.series_count = 0
         self.records: deque[Point] = deque()
         #: An agent in this process takes values itself; it never raises.
@@ -134,7 +140,8 @@ class Registry:
         Define a counter, or return the one that is defined so.
 
         Raises:
-            ValueError: The name can't be used, or is another metric's. This goes for all kinds.
+            ValueError: The name or another part of it can't be used, or the name is another
+                metric's. This goes for all kinds.
         """
         return self._define(Counter, name, help, labels, unit)
 
@@ -240,13 +247,30 @@ class Registry:
         except Exception:  # a backend never fails for its metrics, whatever it hands us
             self.drop("labels")
 
-    def drop(self, reason: str, count: float = 1.0) -> None:
-        """Count observations that came to nothing."""
+    def drop(self, reason: str, count: float = 1.0, *, where: str = "") -> None:
+        """Count observations that came to nothing; ``where`` says what was at fault, if known."""
         self._dropped.labels(reason).inc(count)
+        if reason not in self._complained:
+            self._complain(
+                reason,
+                f"values are dropped ({reason}), first those of {where or caller()}; "
+                "tachograph_client_dropped_total counts them",
+            )
 
     def overflowed(self, metric: str, label: str, source: str) -> None:
         """Count one look-up of a series for which there was no room."""
         self._overflow.labels(metric, label, source).inc()
+        if metric not in self._complained:
+            self._complain(
+                metric,
+                f"{metric} has too many or too long label values, first at {source}; "
+                f"for new ones {f'the label {label}' if label else 'each label'} is other",
+            )
+
+    def complaints(self) -> list[str]:
+        """What went wrong for the first time since the last call, for whoever has a log."""
+        found, self._complaints = self._complaints, []
+        return found
 
     @property
     def dropped(self) -> dict[str, float]:
@@ -279,8 +303,8 @@ class Registry:
         for hook in list(self._hooks.values()):
             try:
                 hook()
-            except Exception:  # foreign code, which must not keep the others from being told
-                self.drop("function")
+            except Exception as error:  # foreign; it must not keep the others from being told
+                self.drop("function", where=origin(error))
         for metric in self.metrics():
             if isinstance(metric, Gauge):
                 for _, child in series_of(metric):
@@ -364,6 +388,11 @@ class Registry:
 
     # --- Inside -------------------------------------------------------------------------------
 
+    def _complain(self, about: str, text: str) -> None:
+        if len(self._complained) < _COMPLAINTS_MAX:
+            self._complained.add(about)
+            self._complaints.append(text)
+
     def _own(self, name: str, help: str, labels: Sequence[str]) -> Counter:
         metric = Counter(self, self._next_metric(), name, help, labels, is_own=True)
         self._metrics[name] = metric
@@ -383,14 +412,18 @@ class Registry:
         is_linted: bool = True,
         **options: Any,
     ) -> M:
-        if isinstance(labels, str):
-            raise ValueError(f"{name}: labels are a list of names, not the text {labels!r}")
+        if isinstance(labels, str) or not isinstance(labels, Iterable):
+            raise ValueError(f"{name}: labels are a list of names, not {labels!r}")
+        labels = tuple(labels)
         fault = name_fault(name, labels, kind.type)
         if fault:
             raise ValueError(fault)
         with self.lock:
             known = self._metrics.get(name)
             if known is None:
+                clash = name_clash(name, kind.type, self._type_of)
+                if clash:
+                    raise ValueError(clash)
                 metric = kind(self, self._next_metric(), name, help, labels, **options)
                 self._metrics[name] = metric
                 lint = name_lint(name, kind.type, unit) if is_linted else ""
@@ -401,10 +434,13 @@ class Registry:
             wanted = kind(_Scratch(), 0, name, help, labels, **options)  # type: ignore[arg-type]
             if wanted.fingerprint() != known.fingerprint() or not isinstance(known, kind):
                 raise ValueError(
-                    f"{name} is a {known.type} with labels {list(known.label_names)} already; "
-                    f"it can't be a {kind.type} with {list(labels)} and other options, too"
+                    f"{name} is {known.described()} already; it can't be {wanted.described()}, too"
                 )
             return known
+
+    def _type_of(self, name: str) -> str:
+        metric = self._metrics.get(name)
+        return "" if metric is None else metric.type
 
 
 class _Scratch:

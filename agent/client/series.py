@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from threading import RLock
 from typing import Any, Final, Protocol
 
+from .caller import origin
+
 #: What goes to the agent after the number of the series; see docs/instrumentation.md.
 Payload = list[float]
 Mark = Any  # what a series gave to be restored by; its own business
@@ -29,7 +31,7 @@ class Owner(Protocol):
     # thread does.
     lock: RLock
 
-    def drop(self, reason: str) -> None: ...
+    def drop(self, reason: str, *, where: str = "") -> None: ...
 
 
 class CounterSeries:
@@ -136,8 +138,8 @@ class GaugeSeries:
         if self._function is not None:
             try:
                 self.set(self._function())
-            except Exception:  # foreign code, which must not keep the others from being told
-                self._owner.drop("function")
+            except Exception as error:  # foreign; it must not keep the others from being told
+                self._owner.drop("function", where=origin(error))
 
     def drain(self) -> tuple[Payload, Mark] | None:
         value = self._value
@@ -187,11 +189,12 @@ class HistogramSeries:
         return self._sum
 
     def observe(self, value: float) -> None:
-        """Take a value; what is no number is left out and counted as dropped."""
+        """Take a value; what is no number, or infinite, is left out and counted as dropped."""
         try:
             if value.__class__ is not float:
                 value = float(value)
-            if value == value:  # not NaN
+            # An infinite one would make the sum infinite for ever, and its growth no number.
+            if -_INF < value < _INF:
                 with self._lock:
                     self._counts[bisect_left(self._bounds, value)] += 1
                     self._sum += value
@@ -205,7 +208,8 @@ class HistogramSeries:
         with self._lock:
             for place, count in enumerate(counts):
                 self._counts[place] += count
-            self._sum += total
+            if -_INF < total < _INF:
+                self._sum += total
 
     def drain(self) -> tuple[Payload, Mark] | None:
         counts, before = self._counts, self._sent_counts

@@ -235,6 +235,8 @@ class _Histogram:
             raise ValueError(f"a histogram of {len(self._bounds)} bounds has no place {places}")
         if any(not 0.0 <= count < math.inf for count in pairs[1::2]):
             raise ValueError("a histogram's counts only grow")
+        if not math.isfinite(total):
+            raise ValueError(f"a histogram's sum can't grow by {total}")
         for place, count in zip(places, pairs[1::2], strict=True):
             self._counts[place] += count
         self._sum += total

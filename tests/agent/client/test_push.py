@@ -40,7 +40,10 @@ def test_addresses(text: str | None, shown: str, monkeypatch: pytest.MonkeyPatch
     assert str(Address.of(text)) == shown
 
 
-@pytest.mark.parametrize("text", ["https://a", "http://", "http://a:b", "http://a:1/path"])
+@pytest.mark.parametrize(
+    "text",
+    ["https://a", "http://", "http://a:b", "http://a:1/path", "http://a:70000", "127.0.0.1:19797"],
+)
 def test_what_is_no_address_is_said(text: str) -> None:
     with pytest.raises(ValueError, match=r"address|socket"):
         Address.of(text)
@@ -65,6 +68,22 @@ def test_connecting_twice_is_connecting_once(tmp_path: Path) -> None:
     push.disconnect()
     assert registry.reader is None
     assert not push.flush()
+
+
+def test_connecting_with_other_labels_is_connecting_anew(tmp_path: Path) -> None:
+    registry = Registry()
+    address = str(tmp_path / "nobody.sock")
+    first = push.connect(registry, address, labels={"service": "a"})
+    assert push.connect(registry, address, labels={"service": "a"}) is first
+    assert push.connect(registry, address) is first
+    assert push.connect(registry, address, labels={"service": "b"}) is not first
+    push.disconnect()
+
+
+@pytest.mark.parametrize("label", ["bad-name", "__name__", "", 5])
+def test_labels_of_a_process_are_checked(label: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="connect: "):
+        push.connect(Registry(), str(tmp_path / "nobody.sock"), labels={label: "x"})
 
 
 async def test_open_and_closed_again_and_again_nothing_is_left(tmp_path: Path) -> None:

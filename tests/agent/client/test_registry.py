@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +21,7 @@ from support.metered import label_sets, value
 from tachograph.agent.client.names import MetricNameWarning
 from tachograph.agent.client.outbox import Answer, Outbox
 from tachograph.agent.client.registry import Limits, Registry
+from tachograph.agent.ingest.client import MESSAGE_BYTES_MAX, Message
 
 ROOT = Path(__file__).resolve().parents[3]
 OVERFLOW = "tachograph_client_overflow_total"
@@ -74,6 +78,34 @@ def test_another_metric_of_that_name_is_refused(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize(
+    ("define", "said"),
+    [
+        (lambda r: r.gauge("level", mode="sum"), "level is a gauge with .* and mode max already"),
+        (lambda r: r.histogram("took_seconds", bounds=(1, 3)), r"and bounds \[1.0, 3.0\], too"),
+        (lambda r: r.gauge("took_seconds_sum"), "took_seconds is a histogram"),
+        (lambda r: r.counter("took_seconds_count"), "took_seconds is a histogram"),
+        (lambda r: r.histogram("sent"), "has series sent_count; that is a metric already"),
+        (lambda r: r.histogram("size_bytes", bounds=("a",)), "a list of numbers"),
+        (lambda r: r.histogram("size_bytes", bounds=(1, math.nan)), "a list of numbers"),
+        (lambda r: r.histogram("size_bytes", bounds=5), "a list of numbers"),
+        (lambda r: r.ratio("hit_rate", window_s=0), "a number of seconds, not 0"),
+        (lambda r: r.ratio("hit_rate", window_s="5m"), "a number of seconds, not '5m'"),
+        (lambda r: r.ratio("hit_rate", window_s=math.inf), "a number of seconds, not inf"),
+        (lambda r: r.gauge("size_bytes", labels=None), "a list of names, not None"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::tachograph.agent.client.names.MetricNameWarning")
+def test_what_is_wrong_with_a_definition_is_said(
+    registry: Registry, define: Callable[[Registry], object], said: str
+) -> None:
+    registry.gauge("level", mode="max")
+    registry.histogram("took_seconds", bounds=(1, 2))
+    registry.gauge("sent_count")
+    with pytest.raises(ValueError, match=said):
+        define(registry)
+
+
+@pytest.mark.parametrize(
     ("kind", "name", "unit", "advice"),
     [
         ("counter", "jobs", "", "ends with _total"),
@@ -103,7 +135,7 @@ def test_what_is_no_increment_is_dropped_and_counted(registry: Registry, bad: ob
     assert registry.dropped == {"value": 1}
 
 
-@pytest.mark.parametrize("bad", [math.nan, None, "x", object(), []])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, None, "x", object(), []])
 def test_what_is_no_observation_is_dropped_and_counted(registry: Registry, bad: object) -> None:
     size = registry.histogram("size_bytes")
     size.observe(bad)  # type: ignore[arg-type]
@@ -133,6 +165,111 @@ def test_wrong_labels_count_for_nothing_and_do_not_raise(registry: Registry) -> 
     jobs.labels([]).inc()  # no hash, but a text
     assert label_sets(registry, "jobs_total") == {("[]",)}
     assert registry.dropped == {"labels": 4}
+
+
+def test_without_its_labels_a_metric_counts_for_nothing(registry: Registry) -> None:
+    registry.counter("jobs_total", "Jobs.", ("kind",)).inc()
+    level = registry.gauge("level", "Level.", ("kind",))
+    level.set(1)
+    level.dec()
+    level.set_function(lambda: 1)
+    registry.histogram("size_bytes", "Size.", ("kind",)).observe(1)
+    with registry.histogram("took_seconds", "Time.", ("kind",)).time():
+        pass
+    hits = registry.ratio("hit_rate", "Hits.", ("kind",))
+    hits.hit()
+    hits.take(False)
+    assert registry.dropped == {"labels": 8}
+    assert math.isnan(level.value)
+
+
+def test_what_is_dropped_is_said_once_with_its_place(registry: Registry) -> None:
+    jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
+    assert registry.complaints() == []
+    for _ in range(3):
+        jobs.labels("a").inc(-1)
+        registry.gauge("level").set_function(lambda: 1 / 0)
+        registry.refresh()
+    value, function = registry.complaints()
+    assert "client/test_registry.py:" in value
+    assert "(value)" in value
+    assert "ZeroDivisionError at client/test_registry.py:" in function
+    assert registry.complaints() == []
+
+
+def test_a_label_that_explodes_is_said_once_with_its_place() -> None:
+    registry = Registry(Limits(series_per_metric=2))
+    jobs = registry.counter("jobs_total", "Jobs.", ("user",))
+    for user in range(9):
+        jobs.labels(user).inc()
+    (said,) = registry.complaints()
+    assert said.startswith("jobs_total has too many")
+    assert "client/test_registry.py:" in said
+    assert "the label user is other" in said
+
+
+HALF = "caf\udce9 \ud800"  # a file name in Latin-1, and what `json.loads(r'"\ud800"')` gives
+
+
+def test_what_utf8_cannot_say_is_replaced_and_keeps_nothing_back(registry: Registry) -> None:
+    jobs = registry.counter("jobs_total", HALF, ("file",))
+    jobs.labels(HALF).inc()
+    jobs.labels(HALF).inc()
+    registry.record("speed", 1, {"file": HALF})
+    registry.record(HALF, 1, {HALF: "a"}, HALF)
+    outbox = Outbox(registry, labels={"host": HALF})
+    (message,) = outbox.messages()
+    assert msgspec.json.decode(json.dumps(message).encode(), type=Message)
+    assert value(registry, "jobs_total", file="caf? ?") == 2
+    assert message["points"][0][3] == {"file": "caf? ?"}
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"a": object()},
+        {"a": math.nan},
+        {(1, 2): "a"},
+        {"a": {1}},
+        {"a": 7},
+        {"a": "x" * 2_000},
+        dict.fromkeys(map(str, range(200)), "x"),
+    ],
+)
+def test_labels_that_no_message_could_carry_are_dropped(registry: Registry, labels: object) -> None:
+    registry.record("speed", 1, labels)  # type: ignore[arg-type]
+    registry.record("speed", 2, {"car": "1"})
+    (message,) = Outbox(registry).messages()
+    assert [point[2] for point in message["points"]] == [2]
+    assert registry.dropped == {"labels": 1}
+    assert "record('speed', ...)" in registry.complaints()[0]
+
+
+def test_a_message_has_a_bound_whatever_the_labels(registry: Registry) -> None:
+    names = [f"l{number}" for number in range(100)]
+    jobs = registry.counter("jobs_total", "x" * 9_000_000, names)
+    for first in range(199):
+        jobs.labels(str(first), *["\0" * 1_000] * 99).inc()
+    for number in range(900):
+        registry.record("speed", number, dict.fromkeys(names[:90], "\0" * 1_000))
+    sizes = []
+    told = 0
+    for message in Outbox(registry).messages():
+        sizes.append(len(json.dumps(message)))
+        told += len(message.get("points", ())) + len(message.get("series", ()))
+    assert told == 199 + 900
+    assert max(sizes) < MESSAGE_BYTES_MAX
+
+
+def test_labels_of_a_process_leave_a_metrics_own_alone(registry: Registry) -> None:
+    registry.counter("jobs_total", "Jobs.", ("service",)).labels("own").inc()
+    registry.counter("runs_total", "Runs.").inc()
+    (message,) = Outbox(registry, labels={"service": "orders"}).messages()
+    named = {number: names for number, _, _, _, names, *_ in message["metrics"]}
+    found = [
+        dict(zip(named[metric], values, strict=True)) for _, metric, values in message["series"]
+    ]
+    assert found == [{"service": "own"}, {"service": "orders"}]
 
 
 def test_a_gauge_that_was_never_set_is_not_told(registry: Registry) -> None:
