@@ -43,6 +43,11 @@ def store_metrics(store: Store) -> list[SelfMetric]:
             lambda: stats.dropped,
             "reason",
         ),
+        SelfMetric(
+            "clock_corrections_total",
+            "Times a clock behind the stored samples was believed.",
+            lambda: stats.clock_corrections,
+        ),
         SelfMetric("samples_pending", "Samples not committed yet.", lambda: store.pending_samples),
         SelfMetric(
             "series_refused_total",

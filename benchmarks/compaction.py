@@ -46,6 +46,9 @@ class _Clock:
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
+    def is_synchronised(self) -> bool | None:
+        return None
+
 
 async def _timed(work: Callable[[], Awaitable[_T]]) -> tuple[float, float, _T]:
     cpu, wall = time.process_time(), time.monotonic()

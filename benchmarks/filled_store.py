@@ -39,6 +39,9 @@ class FixedClock:
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(0)
 
+    def is_synchronised(self) -> bool | None:
+        return None
+
 
 def _generator() -> ModuleType:
     spec = importlib.util.spec_from_file_location("peer_gen", _GENERATOR)

@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import Protocol
 
+from .kernel_clock import is_synchronised
+
 
 class Clock(Protocol):
     """Wall time to stamp with, monotonic time to schedule with."""
@@ -22,6 +24,10 @@ class Clock(Protocol):
         """Sleep; zero or less only yields to the event loop."""
         ...
 
+    def is_synchronised(self) -> bool | None:
+        """Tell whether the wall time is kept right (NTP, PTP); ``None`` if nobody can say."""
+        ...
+
 
 class SystemClock:
     """The machine's clock."""
@@ -34,3 +40,6 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, seconds))
+
+    def is_synchronised(self) -> bool | None:
+        return is_synchronised()

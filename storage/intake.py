@@ -56,7 +56,7 @@ class Flush:
         connection.executemany(_INSERT_GROUP, self.groups)
         connection.executemany(
             _INSERT_SERIES,
-            [_series_row(group, series) for group, series in self.series],
+            [series_row(group, series) for group, series in self.series],
         )
         connection.executemany(
             _INSERT_LAYOUT,
@@ -194,7 +194,7 @@ class Intake:
                 waiter.set_exception(error)
 
 
-def _series_row(group: int, series: Series) -> tuple[int, int, str, int, int, int]:
+def series_row(group: int, series: Series) -> tuple[int, int, str, int, int, int]:
     labels, kind = pack_labels(series.labels), int(series.kind)
     checksum = crc(labels.encode(), series.ref, group, kind, series.created_ms)
     return series.ref, group, labels, kind, series.created_ms, checksum

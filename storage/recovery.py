@@ -13,6 +13,7 @@ import numpy as np
 
 from .catalogue import Block, Catalogue
 from .checksum import is_whole
+from .clock_trust import READ_BELIEF
 from .errors import StoreCorrupt
 from .frame import RefArray
 from .journal import JournalError, Record, decode_row
@@ -46,6 +47,7 @@ class Recovered:
     compacted: set[int] = field(default_factory=set)
     catalogue: Catalogue = field(default_factory=Catalogue)
     next_ref: int = 1
+    believed_ms: int = 0  # see clock_trust.py
     damaged: list[tuple[str, int]] = field(default_factory=list)  # table, key
 
 
@@ -87,6 +89,8 @@ def read_tables(connection: sqlite3.Connection) -> Recovered:
         generation = connection.execute("SELECT v FROM meta WHERE k = 'generation'").fetchone()[0]
         next_ref = connection.execute("SELECT v FROM meta WHERE k = 'next_ref'").fetchone()
         found.next_ref = max(found.next_ref, next_ref[0] if next_ref else 1)
+        believed = connection.execute(READ_BELIEF).fetchone()
+        found.believed_ms = int(believed[0]) if believed else 0
         blocks = []
         for row in connection.execute(_BLOCKS):
             if is_whole("block", row):

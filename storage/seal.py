@@ -89,7 +89,7 @@ def open_block(
     """Return a block of these ticks without chunks yet; its key has the first tick's window."""
     key = _block_key(group, window_of(int(ts_ms[0])) if window is None else window, parts)
     block = Block(key, int(ts_ms[0]), int(ts_ms[-1]), len(ts_ms))
-    return SealedBlock(block, _block_row(block, encode_ints(ts_ms, pco=pco and HAS_PCODEC)), [])
+    return SealedBlock(block, block_row(block, encode_ints(ts_ms, pco=pco and HAS_PCODEC)), [])
 
 
 def chunk_rows(
@@ -143,7 +143,7 @@ def points_block(
 ) -> SealedBlock:
     """Return the block of some points' chunks; ``members`` rise."""
     block = Block(key, min_ms, max_ms, len(members))
-    return SealedBlock(block, _block_row(block, encode_refs(members)), chunks)
+    return SealedBlock(block, block_row(block, encode_refs(members)), chunks)
 
 
 def encode_points(ts_ms: IntArray, values: FloatArray, *, pco: bool = True) -> bytes:
@@ -225,6 +225,6 @@ def chunk_row(block_key: int, ref: int, data: bytes) -> ChunkRow:
     return key, block_key, crc(data, key), data
 
 
-def _block_row(block: Block, data: bytes) -> tuple[int, int, int, int, int, bytes]:
+def block_row(block: Block, data: bytes) -> tuple[int, int, int, int, int, bytes]:
     numbers = block.key, block.min_ms, block.max_ms, block.n
     return *numbers, crc(data, *numbers), data

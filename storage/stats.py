@@ -26,6 +26,7 @@ class StoreStats:
     corrupt: Counter[str] = field(default_factory=Counter)  # rows by table
     recovered_samples: int = 0
     recovery_seconds: float = 0.0
+    clock_corrections: int = 0  # times a clock behind the stored samples was believed
     reads: int = 0
     read_seconds: float = 0.0
     compacted_series: int = 0

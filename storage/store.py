@@ -17,6 +17,7 @@ from ..config.settings import StorageSettings
 from .ballast import Ballast
 from .catalogue import Ledger
 from .clock import Clock
+from .clock_trust import NOTE_BELIEF, ClockTrust
 from .commit import Committer
 from .current import Current
 from .days import Days
@@ -48,9 +49,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Observer = Callable[[RefArray, "int | IntArray", FloatArray], None]
 
-#: A clock this far behind the newest sample, or before 2024, is not believed.
-_CLOCK_BEHIND_MS: Final = 3_600_000
-_CLOCK_FLOOR_MS: Final = 1_704_067_200_000
 #: What was decoded for queries is let go when it has not been used for that long or twice as long.
 _DECODED_UNUSED_S: Final = 300.0
 
@@ -125,7 +123,8 @@ class Store:
         )
         self._next_group = 1
         self._observers: list[Observer] = []
-        self._not_before_ms = 0
+        self.clock_trust = ClockTrust(clock, self.stats, self._forget_ahead)
+        self._noted_ms = 0
         self._state = "new"
 
     # --- Life ---------------------------------------------------------------------------------
@@ -160,16 +159,12 @@ class Store:
             self._lock.release()
             raise
         self.ballast.take_aboard()
-        now_ms = self.clock.now_ms()
         newest_ms = max((block.max_ms for block in self.ledger.catalogue), default=0)
         newest_ms = max(newest_ms, *(g.head.newest_ms for g in self._by_number.values()), 0)
-        self._not_before_ms = max(_CLOCK_FLOOR_MS, newest_ms - _CLOCK_BEHIND_MS)
-        if now_ms < self._not_before_ms:
-            log.warning(
-                "the clock is %d s behind the newest sample; nothing is stored until it is set",
-                (self._not_before_ms - now_ms) // 1000,
-            )
-        self.sealer.last_seal_ms = now_ms
+        newest_ms = max(newest_ms, self.point_times.newest_ms)
+        self._noted_ms = found.believed_ms
+        self.clock_trust.start(newest_ms, found.believed_ms)
+        self.sealer.last_seal_ms = self.clock.now_ms()
         self.retention.start(newest_ms)
         self.stats.recovery_seconds = time.monotonic() - started_s
         self._state = "open"
@@ -185,6 +180,7 @@ class Store:
             # Kept, counted and logged where it happened; the next round tries again.
             with contextlib.suppress(StorageError):
                 await self.flush()
+                await self._note_belief()
                 await self.sealer.seal_due()
                 if not self.ballast.is_aboard:  # there may be room for it again
                     await asyncio.to_thread(self.ballast.take_aboard)
@@ -196,6 +192,7 @@ class Store:
         self._state = "closing"
         try:
             await self.flush()
+            await self._note_belief()
         except StorageError as error:
             log.error("%d samples could not be committed: %s", self._intake.samples, error)
         await self._readers.close()
@@ -219,7 +216,11 @@ class Store:
     @property
     def trouble(self) -> str:
         """Why nothing can be taken or committed now; empty while all is well."""
-        return self.committer.trouble or self.sealer.trouble
+        return (
+            self.committer.trouble
+            or self.sealer.trouble
+            or self.clock_trust.fault(self.clock.now_ms())
+        )
 
     @property
     def bytes_on_disk(self) -> int:
@@ -295,7 +296,7 @@ class Store:
         """
         self._admit(len(refs))
         now_ms = self.clock.now_ms()
-        if now_ms < self._not_before_ms:
+        if self.clock_trust.fault(now_ms):
             self.stats.dropped["clock"] += len(refs)
             return Refusal((REFUSALS["clock"],) * len(refs))
         late: BoolArray = ts_ms < self.retention.oldest_ms(refs, now_ms)
@@ -345,7 +346,7 @@ class Store:
             int(self.retention.oldest_ms(None, now_ms)),
             now_ms + self.settings.limits.future_ms,
             self.retention.keeps_all_ms(now_ms),
-            "clock" if now_ms < self._not_before_ms else "",
+            "clock" if self.clock_trust.fault(now_ms) else "",
         )
 
     def too_old(self, refs: RefArray, ts_ms: int) -> BoolArray:
@@ -457,6 +458,21 @@ class Store:
         for group in self._groups.values():
             group.forget_layouts()
         self._homes.revive(refs[newest_ms >= cutoff_ms].tolist())
+
+    def _forget_ahead(self, now_ms: int) -> None:
+        """
+        The clock is right and samples lie ahead of it: they are nobody's newest any more, or no
+        present one would be shown before the clock has passed them.
+        """
+        refs = self.index.select(())
+        newest_ms, _ = self.current.get(refs)
+        self.current.forget(refs[newest_ms > now_ms + self.settings.limits.future_ms])
+
+    async def _note_belief(self) -> None:
+        believed_ms = self.clock_trust.believed_ms
+        if believed_ms != self._noted_ms:
+            await self.writer.run(lambda c: c.execute(NOTE_BELIEF, (believed_ms,)).close())
+            self._noted_ms = believed_ms
 
     def _load(self, found: Recovered) -> None:
         self.families.load(found.metadata)

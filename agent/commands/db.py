@@ -18,12 +18,15 @@ from .table import print_table, show_bytes
 
 if TYPE_CHECKING:
     from ...config import Config
+    from ...storage.ahead import Ahead
 
 _EPILOG = """examples:
   tachograph db info                    what the data directory holds
   tachograph db compact                 seal and compact all that can be (also while the agent runs)
   tachograph db verify                  check every row's checksum
   tachograph db backup /mnt/stick/samples.db
+  tachograph db forget-future           show what a clock that was ahead has left (agent stopped)
+  tachograph db forget-future --yes     delete it
   tachograph db repair                  save what is readable of a damaged database (agent stopped)
 """
 
@@ -36,12 +39,15 @@ def add(subparsers: Subparsers) -> None:
         ("compact", "seal the head and compact every day that is over", compact),
         ("verify", "check the structure and every checksum", verify),
         ("backup", "copy the database while it is in use", backup),
+        ("forget-future", "delete samples that lie ahead of the clock", forget_future),
         ("repair", "save what can be read of a damaged database", repair),
     ):
         action = add_command(kinds, name, help, _EPILOG)
         add_config_options(action)
         if name == "backup":
             action.add_argument("file", type=Path, metavar="FILE", help="must not exist")
+        if name == "forget-future":
+            action.add_argument("--yes", action="store_true", help="delete, do not only show")
         action.set_defaults(handler=handler)
 
 
@@ -134,6 +140,39 @@ def backup(args: argparse.Namespace) -> int:
     args.file.chmod(0o600)
     print(f"{args.file}: {show_bytes(args.file.stat().st_size)}")
     return 0
+
+
+def forget_future(args: argparse.Namespace) -> int:
+    config = load(args)
+    _database(config)
+    ahead = asyncio.run(_forget_future(config, args.yes))
+    if not ahead:
+        print("nothing lies ahead of the clock")
+        return 0
+    what = f"the rollups of {ahead.days} days"
+    if ahead.samples:
+        span = f"{_date(ahead.first_ms)} to {_date(ahead.last_ms)}"
+        what = f"{ahead.samples} samples of {ahead.series} series, {span}, and {what}"
+    print(what, "are deleted" if args.yes else "lie ahead of the clock; delete them with --yes")
+    return 0
+
+
+async def _forget_future(config: Config, for_good: bool) -> Ahead:
+    from ...storage.ahead import find_ahead, forget_ahead
+    from ...storage.clock import SystemClock
+    from ...storage.store import Store
+
+    clock = SystemClock()
+    store = Store(config.storage, clock)
+    await store.open()
+    try:
+        cutoff_ms = clock.now_ms() + config.storage.limits.future_ms
+        ahead = await find_ahead(store, cutoff_ms)
+        if ahead and for_good:
+            await forget_ahead(store, cutoff_ms)
+        return ahead
+    finally:
+        await store.close()
 
 
 def repair(args: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from .options import Subparsers, add_command, add_config_options, add_output_opt
 
 if TYPE_CHECKING:
     from ...config import Config
+    from ...config.settings import StorageSettings
 
 _EPILOG = """examples:
   tachograph doctor
@@ -64,7 +65,7 @@ def _examine(args: argparse.Namespace) -> Iterator[Finding]:
     yield Finding("ok", "config", "no mistakes")
     yield from _packages()
     yield from _clock()
-    yield from _directory(config.storage.path, config.storage.max_bytes)
+    yield from _directory(config.storage)
     yield from _agent(config)
 
 
@@ -84,13 +85,18 @@ def _packages() -> Iterator[Finding]:
 
 
 def _clock() -> Iterator[Finding]:
+    from ...storage.kernel_clock import is_synchronised
+
     if time.time() < 1_704_067_200:
         yield Finding("bad", "clock", "before 2024: nothing is stored until it is set")
     else:
-        yield Finding("ok", "clock", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        kept = {True: "synchronised", False: "not synchronised", None: "nobody keeps it"}
+        shown = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        yield Finding("ok", "clock", f"{shown}, {kept[is_synchronised()]}")
 
 
-def _directory(path: Path, max_bytes: int) -> Iterator[Finding]:
+def _directory(storage: StorageSettings) -> Iterator[Finding]:
+    path, max_bytes = storage.path, storage.max_bytes
     if not path.exists():
         yield Finding("warn", "data", f"{path.absolute()} does not exist yet")
         return
@@ -108,10 +114,10 @@ def _directory(path: Path, max_bytes: int) -> Iterator[Finding]:
         yield Finding("warn", "wal", f"{size} MiB: a reader holds it, or the agent was killed")
     database = path / "samples.db"
     if database.exists():
-        yield from _database(database)
+        yield from _database(database, storage.limits.future_ms / 1000)
 
 
-def _database(path: Path) -> Iterator[Finding]:
+def _database(path: Path, future_s: float) -> Iterator[Finding]:
     from ...storage.sqlite import open_reader
 
     try:
@@ -119,6 +125,7 @@ def _database(path: Path) -> Iterator[Finding]:
         try:
             answer = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             kept = connection.execute("SELECT count(*) FROM quarantine").fetchone()[0]
+            newest_ms = connection.execute("SELECT max(max_ms) FROM block").fetchone()[0] or 0
         finally:
             connection.close()
     except (sqlite3.Error, TachographError) as error:
@@ -128,6 +135,14 @@ def _database(path: Path) -> Iterator[Finding]:
         yield Finding("bad", "database", f"{answer}; run `tachograph db repair`")
     else:
         yield Finding("ok", "database", "sound")
+    if newest_ms / 1000 > time.time() + future_s:
+        ahead_h = (newest_ms / 1000 - time.time()) / 3600
+        yield Finding(
+            "warn",
+            "future",
+            f"samples lie up to {ahead_h:.1f} h ahead of the clock; if it is right, stop the agent "
+            "and run `tachograph db forget-future`",
+        )
     if kept:
         yield Finding("warn", "quarantine", f"{kept} damaged rows were set aside")
 

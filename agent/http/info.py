@@ -26,6 +26,7 @@ def routes(
             "samplesAppended": store.stats.samples_appended,
             "samplesPending": store.pending_samples,
             "compactedDays": len(store.ledger.compacted),
+            "aheadSeconds": store.clock_trust.ahead_ms / 1000,
             "trouble": store.trouble,
             "sources": sources(),
         }

@@ -12,6 +12,8 @@ class ManualClock:
 
     def __init__(self, now_ms: int = 1_767_571_200_000) -> None:
         self._now_ms = now_ms
+        #: What the kernel says of the wall time.
+        self.synchronised: bool | None = False
         self._monotonic_ms = 0
         self._order = itertools.count()
         self._sleepers: list[tuple[int, int, asyncio.Future[None]]] = []
@@ -30,6 +32,9 @@ class ManualClock:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (due, next(self._order), future))
         await future
+
+    def is_synchronised(self) -> bool | None:
+        return self.synchronised
 
     def step(self, delta_ms: int) -> None:
         """Move the wall clock only, as an NTP step does."""

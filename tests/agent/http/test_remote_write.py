@@ -379,7 +379,7 @@ async def test_a_failing_disk_is_503_with_a_time_to_retry(api: Api) -> None:
 
 async def test_a_clock_behind_is_503_and_not_the_senders_fault(api: Api) -> None:
     now = api.clock.now_ms()
-    api.store._not_before_ms = now + 1
+    api.store.clock_trust.start(now + 3_600_001, 0)
     answer = await api.write(pb.write_request(pb.series(labels(), [(now, 1.0)])))
     assert answer.status == 503
 
