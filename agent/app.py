@@ -42,7 +42,6 @@ from .collectors.scrape_pool import ScrapePool
 from .collectors.source import Source
 from .http import cardinality, events, exposition, info, lifecycle, stored
 from .http.history import HistoryEndpoint
-from .http.points import GROUP as POINTS_GROUP
 from .http.points import PointsEndpoint
 from .http.prometheus import PrometheusApi
 from .http.server import HttpServer, is_loopback, split_listen
@@ -340,7 +339,6 @@ class Agent:
             self.store,
             self.state,
             clock,
-            group=POINTS_GROUP,
             lookback_s=config.promql.lookback_ms / 1000,
         )
         self.points = PointsEndpoint(

@@ -46,6 +46,11 @@ class Group:
         self._known: dict[bytes, _Members] = {}
         self._last: tuple[RefArray, _Members] | None = None
 
+    @property
+    def has_ticks(self) -> bool:
+        """Whether the group has, or has had, ticks; without, it is but a name that points share."""
+        return self.head.newest_ms >= 0
+
     def ref(self, labels: Labels, kind: Kind = Kind.UNKNOWN) -> int:
         return self._store.ref(labels, kind, self.number)
 
@@ -131,12 +136,30 @@ class Group:
         return members
 
     def _learn(self, refs: RefArray) -> _Members:
-        # A series has one home, where it was seen first. What another source says of it is kept as
-        # points, so that a reader looks in two places, not in every group.
+        # A series has one home. What another source says of it is kept as points, so that a reader
+        # looks in two places, not in every group.
         foreign = self._store.homes(refs) != self.number
+        if foreign.any() and self._adopt(refs[foreign]):
+            foreign = self._store.homes(refs) != self.number
         if foreign.any():
             return _Members(refs[~foreign], 0, foreign)
         return _Members(refs.copy(), 0, None)
+
+    def _adopt(self, refs: RefArray) -> bool:
+        """
+        Take over the series whose homes have no ticks: what was imported or pushed so far is
+        collected here from now on. Their points stay points, which readers look for by themselves.
+        """
+        store, homes = self._store, self._store.homes(refs)
+        adopted = False
+        for number, at in zip(*np.unique(homes, return_index=True), strict=True):
+            home = store.home(int(refs[at]))
+            if home.has_ticks:
+                continue
+            store.adopt(refs[homes == number], self.number)
+            home.forget_layouts()  # they count these series among its own
+            adopted = True
+        return adopted
 
 
 class Ticks(NamedTuple):

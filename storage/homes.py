@@ -14,7 +14,7 @@ from .model import Labels, Series
 
 class Homes:
     """
-    A series' home is the group where it was seen first.
+    A series' home is the group where it was seen first, until another one adopts it.
 
     Deleted series are buried rather than forgotten: a source may still hold their numbers, and the
     next sample under one of these brings the series back. Used by the event loop's thread only, but
@@ -42,6 +42,17 @@ class Homes:
             self.revive(np.unique(refs[homes == 0]).tolist())
             homes = self.by_ref[refs]
         return homes
+
+    def adopt(self, refs: RefArray, group: int) -> None:
+        """
+        Move living series to another group. Their home so far must not have had ticks: chunks of
+        ticks are looked for in the home's blocks only.
+        """
+        for ref in refs.tolist():
+            series = self._index.get(ref)
+            assert series is not None, "those that are appended to are alive"
+            self.set(ref, group)
+            self._intake.add_series(group, series)
 
     def find_buried(self, labels: Labels) -> int | None:
         """Return the number that a deleted series had."""

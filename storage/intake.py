@@ -21,7 +21,9 @@ from .model import Metadata, Series
 
 _INSERT_SERIES: Final = (
     "INSERT INTO series (id, grp, labels, kind, created_ms, last_day, crc) "
-    "VALUES (?, ?, ?, ?, ?, -1, ?)"
+    "VALUES (?, ?, ?, ?, ?, -1, ?) "
+    # A series that another group has adopted.
+    "ON CONFLICT (id) DO UPDATE SET grp = excluded.grp, crc = excluded.crc"
 )
 _INSERT_GROUP: Final = "INSERT INTO grp (id, name, sealed_seq) VALUES (?, ?, 0)"
 _INSERT_LAYOUT: Final = "INSERT INTO layout (id, grp, crc, refs) VALUES (?, ?, ?, ?)"
@@ -116,6 +118,7 @@ class Intake:
         self._groups.append((group, _storable(name)))
 
     def add_series(self, group: int, series: Series) -> None:
+        """Take a new series, or one with a new home; of several homes the last one stays."""
         self._series.append((group, series))
 
     def add_layout(self, group: int, refs: RefArray) -> int:

@@ -278,6 +278,10 @@ class Store:
         """Return the group that each series belongs to, for series that are appended to."""
         return self._homes.of(refs)
 
+    def adopt(self, refs: RefArray, group: int) -> None:
+        """Give series another home; see :meth:`.homes.Homes.adopt`."""
+        self._homes.adopt(refs, group)
+
     def group_name(self, number: int) -> str:
         """Return the name of a group that :meth:`homes` gave."""
         return self._by_number[number].name

@@ -31,6 +31,9 @@ INTERVAL_S: Final = 15.0
 #: Series that are kept at a time: the jobs of one box, many times over.
 KEPT_MAX: Final = 10_000
 _PREFIX: Final = "kept/"
+#: It adopts what is pushed with a ttl. Not the group of all that is pushed: that one has no ticks,
+#: so that others can adopt its series, too.
+_GROUP: Final = "kept"
 
 
 class Shelf(Protocol):
@@ -72,7 +75,6 @@ class KeptPoints:
     A :class:`~.source.Source` of the points that were pushed with a ttl.
 
     Args:
-        group: The group of pushed points, so that they share their series.
         lookback_s: What queries look back; a shorter one than usual makes for shorter intervals.
     """
 
@@ -81,13 +83,10 @@ class KeptPoints:
     reports_itself = True  # the metrics of pushed points tell of it
     timeout_s = 5.0
 
-    def __init__(
-        self, sink: Sink, shelf: Shelf, clock: Clock, *, group: str, lookback_s: float
-    ) -> None:
+    def __init__(self, sink: Sink, shelf: Shelf, clock: Clock, *, lookback_s: float) -> None:
         self.interval_s = min(INTERVAL_S, lookback_s / 2)
         self.stats = KeptStats()
         self._sink, self._shelf, self._clock = sink, shelf, clock
-        self._group_name = group
         self._group: GroupSink | None = None
         self._kept: dict[Labels, _Kept] = {}
         self._refs: frozenset[int] = frozenset()
@@ -185,7 +184,7 @@ class KeptPoints:
 
     def _sink_group(self) -> GroupSink:
         if self._group is None:
-            self._group = self._sink.group(self._group_name)
+            self._group = self._sink.group(_GROUP)
         return self._group
 
 

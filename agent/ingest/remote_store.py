@@ -203,6 +203,8 @@ class RemoteWriter:
         else:
             ref = known.ref
         home = store.home(ref)
+        if not home.has_ticks:
+            home = self._group_for(labels, sender)  # it adopts what was imported or pushed so far
         # Ticks of a group have one collector. Who else writes the same series writes points.
         if not home.name.startswith(GROUP_PREFIX):
             return ref, 0

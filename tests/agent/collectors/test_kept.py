@@ -51,7 +51,7 @@ class Bench:
 
     def new(self) -> KeptPoints:
         """The source, as a new agent over the same data has it."""
-        return KeptPoints(self.sink, self.shelf, self.clock, group="points", lookback_s=300)
+        return KeptPoints(self.sink, self.shelf, self.clock, lookback_s=300)
 
     async def push(
         self, labels: Labels, value: float, ttl_ms: int, ts_ms: int | None = None
@@ -72,7 +72,7 @@ class Bench:
 
     @property
     def group(self) -> MemoryGroup:
-        return self.sink.group("points")
+        return self.sink.group("kept")
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ async def test_the_state_keeps_them_over_a_restart(tmp_path: Path) -> None:
     for turn in range(2):
         state = State(tmp_path, bench.clock)
         await state.open()
-        bench.source = KeptPoints(bench.sink, state, bench.clock, group="points", lookback_s=300)
+        bench.source = KeptPoints(bench.sink, state, bench.clock, lookback_s=300)
         await bench.source.open()
         if turn == 0:
             await bench.push(A, 1.5, MINUTE_MS)
@@ -197,6 +197,8 @@ class Model:
     def push(self, labels: Labels, ts_ms: int, value: float, ttl_ms: int) -> None:
         if labels not in self.newest or ts_ms >= self.newest[labels][0]:
             self.newest[labels] = (ts_ms, value, ts_ms + ttl_ms)
+            if not ttl_ms:  # ends what was kept, and nothing is remembered, of the future neither
+                del self.newest[labels]
 
     def forget_before(self, now_ms: int) -> None:
         """What is over leaves nothing behind that a later push could be too old for."""

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import cramjam
+import numpy as np
 import pytest
 
 from support import prometheus_pb as pb
 from support.api import Answer, Api, serving
-from support.store import FailingConnection, store_settings
+from support.store import FailingConnection, put_points, store_settings
 from tachograph.agent.wire import prompb, prompb2, snappy
 from tachograph.agent.wire.protobuf import varint
 from tachograph.config.settings import HttpSettings, RetentionSettings, StorageLimits
@@ -161,9 +162,20 @@ async def test_series_of_a_local_source_stay_in_its_group(api: Api) -> None:
     group = api.store.group("scrape/x")
     ref = group.ref(Labels.of(labels()))
     now = api.clock.now_ms()
+    group.append(now - 1, np.array([ref], np.uint32), np.array([0.0]))
     assert (await api.write(pb.write_request(pb.series(labels(), [(now, 1.0)])))).status == 204
     assert api.store.home(ref) is group
     assert api.store.head_points == 1
+
+
+async def test_series_that_were_imported_or_pushed_get_the_group_of_their_sender(api: Api) -> None:
+    now = api.clock.now_ms()
+    put_points(api.store, [(Labels.of(labels()), now - 1000, 1.0)])
+    api.store.group("scrape/x").ref(Labels.of(labels("other")))
+    body = pb.write_request(*(pb.series(labels(name), [(now, 2.0)]) for name in ("up", "other")))
+    assert (await api.write(body)).status == 204
+    assert api.store.group("remote/node/a:1").head.columns == 2
+    assert [value for _, value in await held(api, "up")] == ["1", "2"]
 
 
 async def test_two_senders_write_the_same_series_one_after_the_other(api: Api) -> None:
