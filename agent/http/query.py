@@ -68,7 +68,7 @@ class QueryEndpoint:
             raise bad("end", "end timestamp must not be before start time")
         if not form.get("step"):
             raise bad("step", 'cannot parse "" to a valid duration')
-        step_ms = form.duration_ms("step", 0)
+        step_ms = form.duration_ms("step", 0, signed=True)
         if step_ms <= 0:
             raise bad(
                 "step",
@@ -127,7 +127,7 @@ class QueryEndpoint:
             return body, headers, result.stats.samples_total
 
         body, headers, samples = await self._runner.run(
-            job, timeout_ms=max(timeout_ms, 0), lookback_ms=max(lookback_ms, 0), force=force
+            job, timeout_ms=timeout_ms, lookback_ms=lookback_ms, force=force
         )
         self._runner.stats.samples += samples
         return web.Response(body=body, headers=headers)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from ...config.errors import TachographError
@@ -213,6 +214,19 @@ class _BoundedHandler(RequestHandler):
             self._disarm()
         elif self._deadline is None:
             self._arm()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if isinstance(exc, LineTooLong):
+            # aiohttp's own words quote a buffer.
+            most = self._owner.limits.max_line_bytes
+            message = f"the URL or a header is longer than {most} bytes; post long queries as forms"
+        return super().handle_error(request, status, exc, message)
 
     def _arm(self) -> None:
         seconds = self._owner.limits.header_timeout_ms / 1000

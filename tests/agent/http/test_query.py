@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import io
 import json
 import threading
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ import pytest
 from support import prometheus_pb as pb
 from support.api import Api, serving
 from tachograph.agent.http.errors import ApiError
+from tachograph.agent.http.forms import FORM_BYTES_MAX
 from tachograph.agent.http.render import TRUNCATED, render_result
 from tachograph.aggregation.promql.budget import Check
 from tachograph.aggregation.promql.engine import Engine
@@ -198,10 +200,15 @@ async def test_too_many_samples_are_refused(tmp_path: Path) -> None:
     [
         ("query", {"query": "m", "limit": "-1"}, '"limit"'),
         ("query", {"query": "m", "timeout": "1x"}, '"timeout"'),
+        ("query", {"query": "m", "timeout": "-1s"}, '"timeout"'),
+        ("query", {"query": "m", "timeout": "-1"}, '"timeout"'),
+        ("query", {"query": "m", "lookback_delta": "-1m"}, '"lookback_delta"'),
         ("query_range", {"query": "m"}, '"start"'),
         ("query_range", {"query": "m", "start": "1"}, '"end"'),
         ("query_range", {"query": "m", "start": "1", "end": "2"}, '"step"'),
         ("query_range", {"query": "m", "start": "1", "end": "2", "step": "NaN"}, '"step"'),
+        ("query_range", {"query": "m", "start": "1", "end": "2", "step": "-5m"}, '"step"'),
+        ("query_range", {"query": "m", "start": "1", "end": "2", "step": "-5"}, "zero or negative"),
         ("query_range", {"query": "m", "start": "1", "end": "2", "step": "1e300"}, '"step"'),
         ("query", {"query": "((((((((((" * 1000}, "parse error"),
         ("query", {"query": "m{i=~'(a+)+b'} * 1 +"}, "parse error"),
@@ -214,6 +221,29 @@ async def test_bad_parameters_are_400_by_name(
     status, kind, text = answer.error
     assert (status, kind) == (400, "bad_data")
     assert message in text
+
+
+async def test_long_forms_are_read_and_longer_ones_refused(api: Api) -> None:
+    # A long selector, as a dashboard's variable with many values makes one.
+    names = [f'm{{i="{i}"}}' for i in range(5)] * 2_000
+    answer = await api.post("/api/v1/series", **{"match[]": names[:9_000]})
+    assert len(answer.data) == 5
+    body = io.BytesIO(b"query=m" + b"%2B1" * (FORM_BYTES_MAX // 4))
+    answer = await api.ask(
+        "POST",
+        "/api/v1/query",
+        data=body,
+        headers={"Content-Type": "application/x-www-form-urlencoded"},
+    )
+    assert answer.error == (413, "bad_data", "the body is longer than 1048576 bytes")
+
+
+async def test_a_url_beyond_its_limit_is_told_what_else_to_do(api: Api) -> None:
+    answer = await api.get("/api/v1/query", query="m" * 70_000)
+    assert answer.status == 400
+    assert answer.text == (
+        "the URL or a header is longer than 65536 bytes; post long queries as forms"
+    )
 
 
 async def test_years_beyond_are_no_trouble(api: Api) -> None:
