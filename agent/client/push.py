@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Mapping
 from typing import Any, Final
@@ -82,6 +83,7 @@ class Pusher:
         self.registry.reader, self._is_closing = self, False
         self._thread = threading.Thread(target=self._run, name="tachograph-client", daemon=True)
         self._thread.start()
+        _finish_with_process(self)
 
     def flush(self, timeout_s: float = _TIMEOUT_S) -> bool:
         """Hand on what there is now, and tell whether the agent has taken it in time."""
@@ -124,6 +126,10 @@ class Pusher:
         self.failures = 0
         if was_running:
             self.start()
+            if "multiprocessing.util" in sys.modules:
+                # Who forked us may be multiprocessing, which first forgets what its parent wanted
+                # done at the end.
+                sys.modules["multiprocessing.util"].register_after_fork(self, _finish_with_process)
 
     def _run(self) -> None:
         wait_s = 0.0
@@ -190,6 +196,23 @@ class Pusher:
         self._outbox.lost()
         if connection is not None:
             connection.close()
+
+
+def _finish_with_process(pusher: Pusher) -> None:
+    """
+    Hand on the last at the end of a pool's process: those end by ``os._exit``, past `atexit`.
+
+    What makes pools is asked only where it is in use; it isn't imported for that.
+    """
+    modules = sys.modules
+    pools, process = modules.get("multiprocessing.util"), modules.get("multiprocessing.process")
+    if pools is not None and process is not None and process.parent_process() is not None:
+        # After other finalizers, which may count.
+        pools.Finalize(None, pusher.close, exitpriority=-100)
+    if "celery.signals" in modules:
+        modules["celery.signals"].worker_process_shutdown.connect(
+            lambda **_: pusher.close(), weak=False, dispatch_uid="tachograph"
+        )
 
 
 _pusher: Pusher | None = None

@@ -158,6 +158,39 @@ def test_multiprocessing_children_count_for_themselves(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("is_early", [True, False], ids=["before the fork", "in the child"])
+async def test_pool_processes_that_end_have_told_everything(
+    tmp_path: Path, method: str, is_early: bool
+) -> None:
+    """They end by ``os._exit``, past `atexit`; the interval says that nothing else told it."""
+    (tmp_path / "jobs.py").write_text(
+        "import sys, time, multiprocessing, tachograph\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "JOBS = tachograph.counter('jobs_total')\n"
+        "def begin(): tachograph.connect('client.sock', interval_s=60)\n"
+        "def work(n):\n"
+        "    assert tachograph.flush()  # past the first message of all\n"
+        "    JOBS.inc(n)\n"
+        "if __name__ == '__main__':\n"
+        f"    if {is_early}: begin()\n"
+        f"    context = multiprocessing.get_context('{method}')\n"
+        "    with ProcessPoolExecutor(2, context, initializer=begin) as pool:\n"
+        "        list(pool.map(work, [1] * 8))\n"
+        "    pool = context.Pool(1, initializer=begin)\n"
+        "    pool.map(work, [10])\n"
+        "    pool.close()\n"
+        "    pool.join()\n"
+    )
+    async with Agent(client_config(tmp_path)) as agent:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "jobs.py", cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+        assert await process.wait() == 0
+        async with aiohttp.ClientSession() as session:
+            await until(lambda: value_of(session, agent.url, "jobs_total"), 18)
+
+
 def test_a_connection_that_never_answers_is_given_up(tmp_path: Path) -> None:
     from tachograph.agent.client.connection import Connection, ConnectionFailed
 
