@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..config.errors import TachographError
 
 
@@ -27,6 +29,18 @@ class StoreCorrupt(StorageError):
 
 class StoreLocked(StorageError):
     """Another agent owns the data directory; the message says which process."""
+
+
+class StoreOnNetwork(StorageError):
+    """The data directory lies on a network file system, where SQLite cannot be trusted."""
+
+    def __init__(self, path: Path, type: str, mount_point: Path) -> None:
+        super().__init__(
+            f"{path} lies on a network file system ({type}, mounted at {mount_point}), where the "
+            "database would be damaged sooner or later; choose a directory on a local disk with "
+            "--data or storage.path"
+        )
+        self.path, self.type, self.mount_point = path, type, mount_point
 
 
 class SchemaTooNew(StorageError):

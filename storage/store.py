@@ -23,6 +23,7 @@ from .current import Current
 from .days import Days
 from .decoded import DecodedCache
 from .errors import StorageError, StoreUnavailable
+from .filesystem import read_mounts, refuse_network
 from .frame import BoolArray, FloatArray, IntArray, RefArray
 from .frontier import Frontier
 from .group import Admission, Group, Records, without_absent
@@ -60,8 +61,16 @@ class Store:
     Life: ``await open()``, then :meth:`run` as a task (it flushes and seals), ``await close()``.
     """
 
-    def __init__(self, settings: StorageSettings, clock: Clock, *, readers: int = 2) -> None:
+    def __init__(
+        self,
+        settings: StorageSettings,
+        clock: Clock,
+        *,
+        readers: int = 2,
+        mounts: Callable[[], str] = read_mounts,
+    ) -> None:
         self.settings = settings
+        self._mounts = mounts
         self.directory = Path(settings.path)
         self.path = self.directory / "samples.db"
         self.clock = clock
@@ -134,9 +143,12 @@ class Store:
         Take the directory's lock, open or create the database, load the index, replay the journal.
 
         Raises:
-            StoreLocked, SchemaTooNew, StoreCorrupt, StoreUnavailable: nothing was changed.
+            StoreLocked, StoreOnNetwork, SchemaTooNew, StoreCorrupt, StoreUnavailable: nothing was
+                changed.
         """
         started_s = time.monotonic()
+        # In a thread: a server that is gone may keep us waiting for long.
+        await asyncio.to_thread(refuse_network, self.directory, self._mounts)
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:

@@ -96,7 +96,14 @@ def _clock() -> Iterator[Finding]:
 
 
 def _directory(storage: StorageSettings) -> Iterator[Finding]:
+    from ...storage.errors import StoreOnNetwork
+    from ...storage.filesystem import refuse_network
+
     path, max_bytes = storage.path, storage.max_bytes
+    try:
+        refuse_network(path)
+    except StoreOnNetwork as error:
+        yield Finding("bad", "data", str(error))
     if not path.exists():
         yield Finding("warn", "data", f"{path.absolute()} does not exist yet")
         return
