@@ -14,12 +14,13 @@ from typing import Any, Final
 
 from .metrics import Metric
 from .names import as_unicode
-from .registry import Drained, Point, Registry
+from .registry import Drained, Given, Point, Registry
+from .series import Payload
 
 VERSION: Final = 1
-# Series in one message. Making it holds the interpreter for 0.3 ms (benchmarks/client_requests.py),
-# and that much is what a request may have to wait; sending it lets others run.
-_SERIES_MAX: Final = 200
+# Series in one message: 300 objects, new ones 500, of which few are there a moment later. From 700
+# on, each message would set off the garbage collector, at the expense of the backend's requests.
+_SERIES_MAX: Final = 100
 _POINTS_MAX: Final = 1_000
 # Characters of label values in one message, of which JSON makes six bytes each at the worst: the
 # agent refuses messages beyond 8 MiB, and one that is refused would be in the way for ever.
@@ -27,7 +28,7 @@ _CHARS_MAX: Final = 512 * 1024
 _LABELS_MAX: Final = 100
 # What isn't known to be committed. The agent commits every 10 s and we tell it something every
 # second, so this is reached only if its disk fails, at 20 MB; then differences wait in the series.
-_UNCOMMITTED_MAX: Final = 1_000
+_UNCOMMITTED_MAX: Final = 2_000
 _UNCOMMITTED_SERIES_MAX: Final = 100_000
 
 Message = dict[str, Any]
@@ -72,10 +73,10 @@ class Answer:
 class _Sent:
     """A message that may have arrived."""
 
-    __slots__ = ("drained", "number", "points")
+    __slots__ = ("given", "number", "points")
 
-    def __init__(self, number: int, drained: list[Drained], points: list[Point]) -> None:
-        self.number, self.drained, self.points = number, drained, points
+    def __init__(self, number: int, given: Given, points: list[Point]) -> None:
+        self.number, self.given, self.points = number, given, points
 
 
 class Outbox:
@@ -147,7 +148,7 @@ class Outbox:
             points = self._points()
             has_more = has_more or bool(self._registry.records and points)
             self._last_number += 1
-            self._uncommitted.append(_Sent(self._last_number, found, points))
+            self._uncommitted.append(_Sent(self._last_number, Given(found), points))
             try:
                 yield self._message(
                     self._last_number, found, points, is_last=is_last and not has_more
@@ -184,12 +185,13 @@ class Outbox:
         self._session = ""
 
     def _is_full(self) -> bool:
-        held = sum(len(sent.drained) for sent in self._uncommitted)
+        held = sum(len(sent.given) for sent in self._uncommitted)
         return len(self._uncommitted) >= _UNCOMMITTED_MAX or held >= _UNCOMMITTED_SERIES_MAX
 
     def _forget_until(self, number: int) -> None:
         while self._uncommitted and self._uncommitted[0].number <= number:
             self._uncommitted.popleft()
+            self._registry.breathe()
 
     def _take_back(self, applied: int) -> None:
         """Put the differences of what was never applied back into their series."""
@@ -199,7 +201,7 @@ class Outbox:
         while self._uncommitted and self._uncommitted[-1].number > applied:
             lost.append(self._uncommitted.pop())
         for sent in lost:
-            self._registry.restore(sent.drained)
+            self._registry.restore(sent.given)
             self._registry.records.extendleft(reversed(sent.points))
 
     def _stop_draining(self) -> None:
@@ -213,6 +215,7 @@ class Outbox:
         chars = 0
         try:
             while len(points) < _POINTS_MAX and chars < _CHARS_MAX:
+                self._registry.breathe()
                 given = records.popleft()
                 point = _as_text(given, self._registry.limits.label_value_bytes)
                 if point is None:
@@ -236,22 +239,25 @@ class Outbox:
     ) -> Message:
         metrics: list[list[Any]] = []
         series: list[list[Any]] = []
+        values: list[list[Any]] = []
         for each in found:
+            self._registry.breathe()
             metric, child = each.metric, each.child
             if metric.number not in self._told_metrics:
                 self._told_metrics.add(metric.number)
                 metrics.append(self._define(each))
             if child.number not in self._told_series:
                 self._told_series.add(child.number)
-                values = [*each.key, *self._added(metric).values()]
-                series.append([child.number, metric.number, values])
+                label_values = [*each.key, *self._added(metric).values()]
+                series.append([child.number, metric.number, label_values])
+            values.append(_row(child.number, each.payload))
         message: Message = {
             "v": VERSION,
             "worker": self.worker,
             "session": self._session,
             "number": number,
             "acked": self._committed,
-            "values": [[each.child.number, *map(_plain, each.payload)] for each in found],
+            "values": values,
         }
         if not self._is_known:
             message |= {"new": True, "interval_ms": self._interval_ms, "pid": os.getpid()}
@@ -260,10 +266,11 @@ class Outbox:
         if series:
             message["series"] = series
         if points:
-            message["points"] = [
-                [ts_ms, name, _number(value), labels, type_]
-                for ts_ms, name, value, labels, type_ in points
-            ]
+            rows: list[list[Any]] = []
+            for ts_ms, name, value, labels, type_ in points:
+                self._registry.breathe()
+                rows.append([ts_ms, name, _number(value), labels, type_])
+            message["points"] = rows
         gone = [each.child.number for each in found if each.is_gone]
         if gone:
             message["gone"] = gone
@@ -281,6 +288,15 @@ class Outbox:
         """The labels that every series is given, but for those that the metric has itself."""
         own = metric.label_names
         return {name: value for name, value in self._labels.items() if name not in own}
+
+
+def _row(number: int, payload: Payload) -> list[Any]:
+    """What a series has to tell, behind its number."""
+    total = sum(payload)
+    # As it nearly always is: then no single one needs to be looked at.
+    if total - total == 0.0:
+        return [number, *payload]
+    return [number, *map(_plain, payload)]
 
 
 def _plain(value: float) -> float | str:

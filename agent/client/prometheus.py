@@ -67,12 +67,14 @@ class _Adoption:
 
     def read(self) -> None:
         for family in self._source.collect():
+            self._registry.breathe()
             if family.type in ("histogram", "gaugehistogram"):
                 self._histogram(family)
                 continue
             for sample in family.samples:
                 if sample.name.endswith("_created") and sample.name != family.name:
                     continue
+                self._registry.breathe()
                 is_total = family.type in ("counter", "summary") and "quantile" not in sample.labels
                 self._single(family, sample, is_total=is_total)
 
@@ -91,12 +93,14 @@ class _Adoption:
         buckets: dict[_Labels, list[tuple[float, float]]] = {}
         sums: dict[_Labels, float] = {}
         for sample in family.samples:
+            self._registry.breathe()
             labels = tuple((k, v) for k, v in sample.labels.items() if k != "le")
             if sample.name == f"{family.name}_bucket":
                 buckets.setdefault(labels, []).append((float(sample.labels["le"]), sample.value))
             elif sample.name == f"{family.name}_sum":
                 sums[labels] = sample.value
         for labels, pairs in buckets.items():
+            self._registry.breathe()
             pairs.sort()
             bounds = tuple(bound for bound, _ in pairs[:-1])
             names = tuple(name for name, _ in labels)

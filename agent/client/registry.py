@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 import weakref
+from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from threading import Lock, RLock
@@ -32,8 +33,9 @@ M = TypeVar("M", bound=Metric[Any])
 #: Time in Unix ms, name, value, labels, type: as ``record()`` took them.
 Point = tuple[int, str, float, Mapping[str, str] | None, str]
 
-# The lock is given back after so many series, some 100 µs, so that no increment waits for long.
-_SLICE: Final = 200
+# The lock is given back after so many series, 150 µs if all are histograms that have changed, so
+# that no increment waits for long.
+_SLICE: Final = 50
 # Removed series wait so many at most for the agent to hear of their end.
 _BURIED_MAX: Final = 10_000
 # A fork doesn't wait any longer for somebody's function that hangs in another thread.
@@ -75,12 +77,48 @@ class Drained:
         key: tuple[str, ...],
         child: Drainable,
         payload: Payload,
-        mark: Mark,
+        mark: Mark | None,
         *,
         is_gone: bool = False,
     ) -> None:
         self.metric, self.key, self.child = metric, key, child
         self.payload, self.mark, self.is_gone = payload, mark, is_gone
+
+
+class Given:
+    """
+    Series that were drained, as they were before, for as long as they may have to be taken back.
+
+    A list of what is there anyway, and numbers: objects of its own for each series, kept for some
+    seconds, would set off the garbage collector, and it would look at all of the backend's.
+    """
+
+    __slots__ = ("_ends", "_marks", "buried", "children")
+
+    def __init__(self, drained: Iterable[Drained] = ()) -> None:
+        self.children: list[Drainable] = []
+        self._marks = array("d")
+        self._ends = array("l")
+        self.buried: list[tuple[Metric[Any], tuple[str, ...], Drainable]] = []
+        for each in drained:
+            self.add(each)
+
+    def __len__(self) -> int:
+        return len(self.children)
+
+    def add(self, drained: Drained) -> None:
+        if drained.mark is not None:
+            self.children.append(drained.child)
+            self._marks.extend(drained.mark)
+            self._ends.append(len(self._marks))
+        if drained.is_gone:
+            self.buried.append((drained.metric, drained.key, drained.child))
+
+    def restore(self, start: int, end: int) -> None:
+        """Take back some series, the last one first; the caller holds the lock."""
+        for place in range(end - 1, start - 1, -1):
+            first = self._ends[place - 1] if place else 0
+            self.children[place].restore(tuple(self._marks[first : self._ends[place]]))
 
 
 class Registry:
@@ -119,6 +157,9 @@ class Registry:
         self.taker: Callable[..., None] | None = None
         #: Who hands the metrics on; only one does, as each difference is told once.
         self.reader: object | None = None
+        #: Called often while metrics are handed on, never with the lock held; a thread beside the
+        #: backend's lets those run.
+        self.breathe: Callable[[], object] = go_on
         self._dropped = self._own(
             "tachograph_client_dropped_total",
             "Observations that the backend's process could not use, by reason.",
@@ -305,11 +346,14 @@ class Registry:
                 hook()
             except Exception as error:  # foreign; it must not keep the others from being told
                 self.drop("function", where=origin(error))
+            self.breathe()
         for metric in self.metrics():
             if isinstance(metric, Gauge):
-                for _, child in series_of(metric):
+                for place, (_, child) in enumerate(series_of(metric)):
                     if isinstance(child, GaugeSeries):
                         child.refresh()
+                    if not place % _SLICE:
+                        self.breathe()
 
     def drain(self, told: set[int]) -> Generator[Drained, None, None]:
         """
@@ -319,6 +363,7 @@ class Registry:
         """
         buried, self._buried = self._buried, deque(maxlen=_BURIED_MAX)
         while buried:
+            self.breathe()
             metric, key, child = buried.popleft()
             payload, mark = child.drain() or (child.blank(), None)
             last = Drained(metric, key, child, payload, mark, is_gone=True)
@@ -328,11 +373,15 @@ class Registry:
                 self._buried.extendleft(reversed(buried))
                 raise
         for metric in self.metrics():
-            items = list(series_of(metric))
-            for start in range(0, len(items), _SLICE):
+            with self.lock:
+                # Two lists, and not one of pairs: those would be a few thousand objects.
+                keys, children = list(metric.children), list(metric.children.values())
+            for start in range(0, len(keys), _SLICE):
+                self.breathe()
                 found: list[Drained] = []
+                part = slice(start, start + _SLICE)
                 with self.lock:
-                    for key, child in items[start : start + _SLICE]:
+                    for key, child in zip(keys[part], children[part], strict=True):
                         drained = child.drain()
                         if drained is not None:
                             found.append(Drained(metric, key, child, *drained))
@@ -345,17 +394,17 @@ class Registry:
                     try:
                         yield each
                     except GeneratorExit:
-                        self.restore(found[index + 1 :])
+                        self.restore(Given(found[index + 1 :]))
                         raise
 
-    def restore(self, drained: Sequence[Drained]) -> None:
-        """Take back, in the order in which it was given, what didn't arrive."""
+    def restore(self, given: Given) -> None:
+        """Take back what didn't arrive; what was given last must be taken back first."""
+        for end in range(len(given), 0, -_SLICE):
+            self.breathe()
+            with self.lock:
+                given.restore(max(0, end - _SLICE), end)
         with self.lock:
-            for each in reversed(drained):
-                if each.mark is not None or each.metric.type == "gauge":
-                    each.child.restore(each.mark)
-                if each.is_gone:
-                    self._buried.append((each.metric, each.key, each.child))
+            self._buried.extend(given.buried)
 
     def next_number(self) -> int:
         """A number for a new series; the caller holds the lock."""
@@ -441,6 +490,10 @@ class Registry:
     def _type_of(self, name: str) -> str:
         metric = self._metrics.get(name)
         return "" if metric is None else metric.type
+
+
+def go_on() -> None:
+    """Breathe where nobody else would run meanwhile."""
 
 
 class _Scratch:

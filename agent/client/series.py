@@ -13,13 +13,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from threading import RLock
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from .caller import origin
 
 #: What goes to the agent after the number of the series; see docs/instrumentation.md.
 Payload = list[float]
-Mark = Any  # what a series gave to be restored by; its own business
+#: What a series gave to be restored by; its own business.
+Mark = tuple[float, ...]
 
 _INF: Final = float("inf")
 
@@ -65,6 +66,7 @@ class CounterSeries:
 
     def follow(self, total: float) -> None:
         """Take over what somebody else counts: its total so far. A smaller one is a new start."""
+        total = float(total)
         with self._lock:
             grown = total - self._foreign
             if grown < 0:
@@ -78,10 +80,10 @@ class CounterSeries:
         if self._value == before:
             return None
         self._sent = self._value
-        return [self._sent - before], before
+        return [self._sent - before], (before,)
 
     def restore(self, mark: Mark) -> None:
-        self._sent = mark
+        (self._sent,) = mark
 
     def blank(self) -> Payload:
         return [0.0]
@@ -146,7 +148,7 @@ class GaugeSeries:
         if value is None or value == self._sent:
             return None
         self._sent = value
-        return [value], None
+        return [value], ()
 
     def restore(self, mark: Mark) -> None:
         self._sent = None
@@ -205,6 +207,7 @@ class HistogramSeries:
 
     def follow(self, counts: Sequence[int], total: float) -> None:
         """Add what somebody else observed since the last time: by bound, and the sum."""
+        total = float(total)
         with self._lock:
             for place, count in enumerate(counts):
                 self._counts[place] += count
@@ -219,12 +222,14 @@ class HistogramSeries:
         for place, count in enumerate(counts):
             if count != before[place]:
                 payload += (place, count - before[place])
-        mark = (before, self._sent_sum)
-        self._sent_counts, self._sent_sum = list(counts), self._sum
+        mark = (self._sent_sum, *before)
+        before[:] = counts
+        self._sent_sum = self._sum
         return payload, mark
 
     def restore(self, mark: Mark) -> None:
-        self._sent_counts, self._sent_sum = mark
+        self._sent_sum, *counts = mark
+        self._sent_counts[:] = map(int, counts)
 
     def blank(self) -> Payload:
         return [0.0]
@@ -276,6 +281,7 @@ class RatioSeries:
 
     def follow(self, hits: float, misses: float) -> None:
         """Take over what somebody else counts: its totals so far. Smaller ones are a new start."""
+        hits, misses = float(hits), float(misses)
         with self._lock:
             before, self._foreign = self._foreign, (hits, misses)
             if hits < before[0] or misses < before[1]:
@@ -292,7 +298,8 @@ class RatioSeries:
         return [now[0] - before[0], now[1] - before[1]], before
 
     def restore(self, mark: Mark) -> None:
-        self._sent = mark
+        hits, all_ = mark
+        self._sent = hits, all_
 
     def blank(self) -> Payload:
         return [0.0, 0.0]

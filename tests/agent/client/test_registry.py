@@ -458,11 +458,11 @@ def test_the_disk_of_the_agent_failing_costs_no_memory(registry: Registry) -> No
     jobs = registry.counter("jobs_total")
     outbox = Outbox(registry)
     outbox.answered(Answer("s", 0, 0, True))
-    for number in range(1, 1_200):
+    for number in range(1, 2_200):
         jobs.inc()
         for message in outbox.messages():
             outbox.answered(Answer("s", message["number"] or number, 0, False))
-    assert outbox.uncommitted == 1_000
+    assert outbox.uncommitted == 2_000
 
 
 # --- Guest manners ---------------------------------------------------------------------------
