@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -18,14 +16,16 @@ from ..config.settings import RetentionSettings, StorageSettings
 from .catalogue import Block, Catalogue, Ledger
 from .clock import Clock
 from .current import Current
+from .disk_usage import LOG, SAMPLES, own_sizes
 from .frame import IntArray, RefArray
 from .keys import REF_MAX, day_bounds, day_of, rollup_key
 from .labels import Index
 from .seal import bump_generation
 from .sealer import Sealer
-from .sqlite import WriterThread, transaction
+from .sqlite import LOG_BYTES_KEPT, WriterThread, transaction
 from .stats import StoreStats
 from .sweep import (
+    cut_log,
     delete_chunks,
     delete_rollups,
     mark_orphaned,
@@ -317,8 +317,10 @@ class Retention:
         the bytes that are used then.
         """
         while True:
-            used, _ = await used_bytes(self._writer)
-            used += await asyncio.to_thread(_other_bytes, self._directory)
+            used = await self._used()
+            if used > self._max_bytes:  # by the log alone, perhaps; and each deletion grows it
+                await cut_log(self._writer)
+                used = await self._used()
             if used <= self._max_bytes:
                 return used
             days = sorted(d for d in self._ledger.catalogue.days if d <= today - _DAYS_MIN)
@@ -340,6 +342,15 @@ class Retention:
                 )
                 return used
 
+    async def _used(self) -> int:
+        """Return the bytes that our files need, without what the database's free pages take."""
+        sizes = await asyncio.to_thread(own_sizes, self._directory)
+        pages, _ = await used_bytes(self._writer)
+        log_bytes = sum(sizes.get(name, 0) for name in LOG)
+        others = sum(size for name, size in sizes.items() if name not in LOG and name != SAMPLES)
+        # A longer log is held by a reader: deleting would make it longer still.
+        return pages + others + min(log_bytes, LOG_BYTES_KEPT)
+
     async def _oldest_rollup_day(self, tier: int, today: int) -> bool:
         end = rollup_key(tier, today - _DAYS_MIN + 1, 0)
         keys = await rollup_keys(self._writer, rollup_key(tier, -1, 0), end)
@@ -355,14 +366,3 @@ class Retention:
     def _keeps(self) -> Iterator[int]:
         for each in self._classes:
             yield from each.keep.by_tier().values()
-
-
-def _other_bytes(directory: Path) -> int:
-    """Return the size of what lies beside the samples: the ballast, the agent's state."""
-    total = 0
-    for file in directory.iterdir():
-        # A file may go while we look. The log of the samples comes and goes, some 16 MiB at most.
-        with contextlib.suppress(OSError):
-            if not file.name.startswith("samples.db") and file.is_file():
-                total += file.stat().st_size
-    return total

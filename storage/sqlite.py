@@ -26,6 +26,10 @@ T = TypeVar("T")
 SCHEMA_VERSION: Final = 1
 _SCHEMA_FILES: Final = {1: "0001_samples.sql"}
 
+#: The write-ahead log is cut to this when it starts anew; only a reader that holds it makes it
+#: longer for a while.
+LOG_BYTES_KEPT: Final = 16 << 20
+
 #: Codes that say "not now": the disk is full, read-only, failing or held by somebody else.
 _UNAVAILABLE: Final = frozenset(
     {
@@ -102,7 +106,7 @@ def open_writer(path: Path, durability_full: bool = False) -> sqlite3.Connection
             # Debian compiles SECURE_DELETE in: deleting a day then writes 33 MB instead of 0.2.
             "secure_delete": "OFF",
             "wal_autocheckpoint": "1000",
-            "journal_size_limit": str(16 << 20),
+            "journal_size_limit": str(LOG_BYTES_KEPT),
             "cache_size": "-4000",
             "temp_store": "MEMORY",
             "synchronous": "FULL" if durability_full else "NORMAL",

@@ -135,6 +135,20 @@ async def vacuum(writer: WriterThread, bytes_to_free: int) -> int:
     return given
 
 
+async def cut_log(writer: WriterThread) -> None:
+    """Carry the write-ahead log over and empty it, unless a reader holds it."""
+
+    def job(connection: sqlite3.Connection) -> None:
+        wait_ms = connection.execute("PRAGMA busy_timeout").fetchone()[0]
+        connection.execute("PRAGMA busy_timeout=0")
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            connection.execute(f"PRAGMA busy_timeout={int(wait_ms)}")
+
+    await writer.run(job)
+
+
 async def shrink(writer: WriterThread) -> int:
     """Give all free pages back and empty the write-ahead log; return the bytes given back."""
     _, free = await used_bytes(writer)

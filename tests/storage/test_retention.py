@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,19 @@ import pytest
 
 from support.clock import ManualClock
 from support.history import DAY, HOUR, MIDNIGHT, MINUTE, SECOND, History
+from support.kept import TODAY, noise, raw_days, rollup_days
 from support.rollups import orphans
 from support.store import put, put_points, read, refs_of, store_settings, times
 from tachograph.aggregation.compactor import Compactor
 from tachograph.config.settings import RetentionPolicy, RetentionSettings
-from tachograph.storage.keys import day_of, split_rollup_key
-from tachograph.storage.model import Kind, Labels
+from tachograph.storage.keys import day_of
+from tachograph.storage.model import Labels
 from tachograph.storage.store import Store
 
 A, B, C = (Labels.of({"job": job}, "up") for job in ("web", "debug", "audit"))
-TODAY = day_of(MIDNIGHT + 1)
 SHORT = RetentionSettings(
     raw_ms=2 * DAY, tier_1m_ms=3 * DAY, tier_5m_ms=4 * DAY, tier_1h_ms=5 * DAY, tier_1d_ms=6 * DAY
 )
-TIERS = {"1m": 1, "5m": 2, "1h": 3, "1d": 4}
 
 Open = Callable[..., Any]
 
@@ -65,16 +63,6 @@ async def live(store: Store, clock: ManualClock, days: int, *series: Labels) -> 
             put(store.group("g"), clock.now_ms() + hour, dict.fromkeys(series, 1.0))
         await clock.advance(DAY)
         await maintain(store)
-
-
-def raw_days(store: Store) -> list[int]:
-    return sorted(day - TODAY for day in store.ledger.catalogue.days)
-
-
-async def rollup_days(store: Store, tier: str, ref: int = 1) -> list[int]:
-    rows = await store.writer.run(lambda c: c.execute("SELECT id FROM rollup").fetchall())
-    keys = [split_rollup_key(key) for (key,) in rows]
-    return sorted(day - TODAY for t, day, r in keys if (t, r) == (TIERS[tier], ref))
 
 
 # --- By age ------------------------------------------------------------------------------------
@@ -212,84 +200,6 @@ async def test_late_points_are_judged_by_their_series_policy(
     )
     assert refusal is not None
     assert [bool(reason) for reason in refusal.reasons] == [True, True, False, False, False, False]
-
-
-# --- By size -----------------------------------------------------------------------------------
-
-
-async def noise(store: Store, clock: ManualClock, days: int, series: int = 40) -> None:
-    """Some 0.6 MB of chunks a day."""
-    rng = np.random.default_rng(1)
-    labels = [Labels.of({"n": str(n)}, "noise") for n in range(series)]
-    group = store.group("noise")
-    refs = refs_of(group.ref(each, Kind.GAUGE) for each in labels)
-    for _ in range(days):
-        now_ms = clock.now_ms()
-        ts = np.arange(now_ms - HOUR + 5 * SECOND, now_ms, 5 * SECOND)
-        for part in np.array_split(ts, 3):
-            group.append_ticks(part, refs, rng.normal(0, 1, (len(part), series)))
-        await clock.advance(DAY)
-        await store.seal()
-        await Compactor(store, rest=0).run_once()
-
-
-async def test_oldest_raw_days_go_for_size_and_the_file_shrinks(
-    opened: Open, clock: ManualClock
-) -> None:
-    store = await opened(max_bytes=10 << 20)
-    await noise(store, clock, 20, 80)
-    await store.writer.run(lambda c: c.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
-    before = store.path.stat().st_size
-    await store.retention.run_once()
-    await store.writer.run(lambda c: c.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
-    after = store.path.stat().st_size
-    assert before > 14 << 20
-    assert after <= 10 << 20
-    days = raw_days(store)
-    assert days == list(range(days[0], 20)), "the newest stay"
-    assert len(days) >= 2
-    # What is gone as raw is there in the tiers.
-    assert await rollup_days(store, "1m") == list(range(20))
-    assert await orphans(store) == 0
-    assert store.stats.retention_bytes > 0
-
-
-async def test_two_newest_days_stay_whatever_the_size(
-    opened: Open, clock: ManualClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    store = await opened(max_bytes=1)
-    await noise(store, clock, 6)
-    put(store.group("g"), clock.now_ms(), {A: 1.0})
-    await store.seal()
-    with caplog.at_level(logging.ERROR):
-        await store.retention.run_once()
-    assert raw_days(store) == [5, 6], "yesterday and today"
-    for tier in ("1m", "5m", "1h"):
-        assert await rollup_days(store, tier) == [5]
-    assert await rollup_days(store, "1d") == list(range(6)), "a few bytes, and they tell years"
-    assert "nothing may go but the two newest days" in caplog.text
-
-
-async def test_other_files_of_the_directory_count(opened: Open, clock: ManualClock) -> None:
-    store = await opened(max_bytes=64 << 20)
-    await noise(store, clock, 4)
-    await store.retention.run_once()
-    assert raw_days(store) == [0, 1, 2, 3]
-    (store.directory / "state.db").write_bytes(bytes(64 << 20))
-    await store.retention.run_once()
-    assert raw_days(store) == [3]
-
-
-async def test_day_that_is_not_compacted_goes_last(opened: Open, clock: ManualClock) -> None:
-    store = await opened(max_bytes=2 << 20)
-    put(store.group("g"), clock.now_ms(), {A: 1.0})
-    await noise(store, clock, 6)
-    put_points(store, [(A, clock.now_ms() - 6 * DAY + MINUTE, 1.0)])
-    await store.seal()
-    await store.retention.run_once()
-    days = raw_days(store)
-    assert days[0] == 0
-    assert 1 not in days
 
 
 # --- Late samples ------------------------------------------------------------------------------
