@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -11,11 +13,13 @@ from typing import Final
 from ..config.errors import ConfigError, TachographError
 from .broken_pipe import discard
 from .commands.client import AgentUnreachable
+from .commands.errors import WrongUse
 
 GOOD: Final = 0
 PROBLEMS: Final = 1
 USAGE: Final = 2
 UNREACHABLE: Final = 3
+_DISK_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 #: Modules of ``commands``, in the order of ``--help``; each has ``add(subparsers)``.
 _COMMANDS: Final = (
@@ -75,6 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return PROBLEMS
+    except WrongUse as error:
+        print(f"tachograph: {error}", file=sys.stderr)
+        return USAGE
     except AgentUnreachable as error:
         print(f"tachograph: {error}", file=sys.stderr)
         return UNREACHABLE
@@ -86,3 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         discard(sys.stdout)
         return GOOD
+    except OSError as error:
+        # Files are told of by who opens them; what is left is the disk under our own output.
+        if error.errno not in _DISK_ERRORS:
+            raise
+        discard(sys.stdout)
+        print(f"tachograph: cannot write: {os.strerror(error.errno)}", file=sys.stderr)
+        return PROBLEMS

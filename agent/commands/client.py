@@ -7,11 +7,12 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 from ...config.errors import TachographError
+from .errors import WrongUse
 
 _TIMEOUT_S: Final = 130.0
 _PIECE_BYTES: Final = 1 << 18
@@ -32,6 +33,24 @@ class RequestFailed(TachographError):
         self.answer, self.status = answer, status
 
 
+def checked_url(url: str) -> str:
+    """
+    Return an agent's address as it is.
+
+    Raises:
+        WrongUse: It isn't one of HTTP.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        # A port that is no number is told of only when it is asked for.
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url or url != url.strip():
+        raise WrongUse(f"--url: {url!r} is not a URL such as http://127.0.0.1:19797")
+    return url
+
+
 class Client:
     """Asks one agent. ``url`` is its base, such as ``http://127.0.0.1:19797``."""
 
@@ -42,33 +61,39 @@ class Client:
     def get(self, path: str, params: Sequence[tuple[str, str]] = ()) -> Any:
         """Return the JSON that a path answers."""
         query = f"?{urllib.parse.urlencode(params)}" if params else ""
-        return self._send(urllib.request.Request(f"{self.url}{path}{query}"))
+        return self._send(self._request(f"{path}{query}"))
 
     def post(self, path: str, body: Any = None) -> Any:
         """Post JSON and return the JSON that comes back, or None."""
         data = b"" if body is None else json.dumps(body).encode()
         headers = {} if body is None else {"Content-Type": "application/json"}
-        return self._send(urllib.request.Request(f"{self.url}{path}", data, headers, method="POST"))
+        return self._send(self._request(path, data, headers))
 
     def post_form(self, path: str, params: Sequence[tuple[str, str]]) -> Any:
         """Post parameters that may be too long for a URL, and return the JSON that comes back."""
         data = urllib.parse.urlencode(params).encode()
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        return self._send(urllib.request.Request(f"{self.url}{path}", data, headers, method="POST"))
+        return self._send(self._request(path, data, headers))
 
     def post_lines(self, path: str, lines: bytes) -> Any:
         """Post JSON lines and return the JSON that comes back."""
         headers = {"Content-Type": "application/x-ndjson"}
-        return self._send(
-            urllib.request.Request(f"{self.url}{path}", lines, headers, method="POST")
-        )
+        return self._send(self._request(path, lines, headers))
 
     def stream(self, path: str, params: Sequence[tuple[str, str]]) -> Iterator[bytes]:
         """Yield an answer in pieces, as they come. Raises as the other methods, also half-way."""
         query = f"?{urllib.parse.urlencode(params)}" if params else ""
-        with self._opened(urllib.request.Request(f"{self.url}{path}{query}")) as response:
+        with self._opened(self._request(f"{path}{query}")) as response:
             while piece := response.read(_PIECE_BYTES):
                 yield piece
+
+    def _request(
+        self, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> urllib.request.Request:
+        """Make a request; with a body it is a POST. Raises WrongUse: the URL is none."""
+        url = f"{checked_url(self.url)}{path}"
+        method = "GET" if body is None else "POST"
+        return urllib.request.Request(url, body, dict(headers or {}), method=method)
 
     def _send(self, request: urllib.request.Request) -> Any:
         with self._opened(request) as response:

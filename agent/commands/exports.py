@@ -14,6 +14,7 @@ from typing import IO, Final
 
 from ...config.errors import TachographError
 from .client import AgentUnreachable, Client
+from .errors import WrongUse
 from .history_files import FORMATS, STDIN, format_named
 from .options import Subparsers, add_client_options, add_command
 from .progress import Progress
@@ -31,6 +32,8 @@ leaves them out.
 """
 #: An export may take as long as it takes, but every piece of it has to come within that.
 _TIMEOUT_S: Final = 300.0
+#: Lines of a file that holds nothing: the header of CSV, the end of OpenMetrics.
+_EMPTY_LINES: Final = {"vm-jsonl": 0, "csv": 1, "openmetrics": 1}
 
 
 def add(subparsers: Subparsers) -> None:
@@ -61,17 +64,20 @@ def export(args: argparse.Namespace) -> int:
     path: Path | None = args.output if str(args.output) != STDIN else None
     format_ = args.format or format_named(path) or "vm-jsonl"
     progress = Progress()
+    written = lines = 0
     try:
         with _output(path) as out:
-            written = 0
             for piece in _pieces(args, format_):
                 out.write(piece)
                 written += len(piece)
+                lines += piece.count(b"\n")
                 progress.show(written >> 10, 0, "KiB")
     except AgentUnreachable as error:
         raise AgentUnreachable(f"{error}, or read its files with --db DIR") from error
     finally:
         progress.clear()
+    if lines <= _EMPTY_LINES[format_]:
+        print("no samples there", file=sys.stderr)
     return 0
 
 
@@ -122,7 +128,11 @@ def _output(path: Path | None) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    part = path.with_name(f"{path.name}.part")
+    if path.is_dir():
+        raise WrongUse(f"--output: {path} is a directory")
+    # A pipe or a device is written to; a new file in its place would be the end of /dev/null.
+    is_file = path.is_file() or not path.exists()
+    part = path.with_name(f"{path.name}.part") if is_file else path
     try:
         with open(part, "wb") as file:
             if path.suffix.lower() == ".gz":
@@ -131,10 +141,12 @@ def _output(path: Path | None) -> Iterator[IO[bytes]]:
                     yield packed  # type: ignore[misc]  # it has all that is used of it
             else:
                 yield file
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise TachographError(f"cannot write {part}: {error.strerror or error}") from error
-    except BaseException:
-        part.unlink(missing_ok=True)
+        if is_file:
+            os.replace(part, path)
+    except BrokenPipeError:
         raise
-    os.replace(part, path)
+    except OSError as error:
+        raise TachographError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if is_file:
+            part.unlink(missing_ok=True)

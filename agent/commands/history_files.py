@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final
+from typing import Any, Final, cast
 
 from ...config.errors import TachographError
 
@@ -127,8 +127,9 @@ class HistoryFile:
             raise TachographError(f"{self.name} cannot be read: {error}") from error
 
 
-def _opened(name: str) -> IO[bytes]:
-    return sys.stdin.buffer if name == STDIN else Path(name).open("rb")
+def _opened(name: str) -> io.BufferedReader:
+    # Standard input is one, too, though its type doesn't say so.
+    return cast(io.BufferedReader, sys.stdin.buffer) if name == STDIN else Path(name).open("rb")
 
 
 def format_named(path: Path | None) -> str | None:
@@ -142,7 +143,7 @@ def format_named(path: Path | None) -> str | None:
 class _Counted(io.RawIOBase):
     """Counts what is read of a file."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: io.BufferedReader) -> None:
         self._file = file
         self.count = 0
 
@@ -150,7 +151,9 @@ class _Counted(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any, /) -> int:  # a buffer, which Python 3.11 has no type for
-        data = self._file.read(len(buffer))
+        # One read of the system at a time: a signal that comes in between is looked at only when
+        # Python has its turn again, and the next read of a pipe may take for ever.
+        data = self._file.read1(len(buffer))
         buffer[: len(data)] = data
         self.count += len(data)
         return len(data)

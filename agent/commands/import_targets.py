@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from ...config.errors import TachographError
 from ...storage.keys import day_of
 from .client import Client, RequestFailed
+from .errors import WrongUse
 from .options import load
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Target(Protocol):
 def target_of(args: argparse.Namespace) -> Iterator[Target]:
     if args.db is None:
         if args.config or args.overrides:
-            raise TachographError("--config and --set go with --db; an agent has its own settings")
+            raise WrongUse("--config and --set go with --db; an agent has its own settings")
         yield _AgentTarget(args.url)
         return
     args.data = args.db

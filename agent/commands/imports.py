@@ -93,6 +93,10 @@ def import_(args: argparse.Namespace) -> int:
                 work.read(file, args.format or file.format())
             read_s = progress.seconds
             compacted = 0 if args.no_compact else work.compact()
+        except KeyboardInterrupt:
+            progress.clear()
+            print(f"tachograph: stopped; {work.so_far()}", file=sys.stderr)
+            raise
         except AgentUnreachable as error:
             raise AgentUnreachable(f"{error}; {work.so_far()}") from error
         except TachographError as error:

@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 from typing import Final
 
-from ...config.errors import TachographError
+from ...config.errors import SelectorError
+from ...config.selector import parse_selector
 from ...config.units import DAY, HOUR, MINUTE, SECOND, format_duration, parse_duration
 from .client import AgentUnreachable
+from .errors import WrongUse
 from .evaluate import Answer, Rows, Span, source
 from .options import Subparsers, add_client_options, add_command, add_output_option, client
 from .sparkline import short, sparkline
@@ -65,8 +67,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--agg",
         choices=("avg", "sum", "min", "max", "count", "last", "increase"),
-        default="avg",
-        help="what to show of each bucket of the tier (default: avg)",
+        help="with --tier: what to show of each bucket (default: avg)",
     )
     parser.add_argument(
         "--db", type=Path, metavar="DIR", help="read this data directory instead of asking an agent"
@@ -78,10 +79,14 @@ def add(subparsers: Subparsers) -> None:
 
 def query(args: argparse.Namespace) -> int:
     span = _span(args)
+    if args.tier:
+        _check_selector(args.expr)
+    elif args.agg:
+        raise WrongUse("--agg: only buckets of a tier have that; add --tier, or write it in PromQL")
     try:
         with source(client(args), args.db) as answers:
             if args.tier:
-                answer = answers.rollups(args.expr, span, args.tier, args.agg)
+                answer = answers.rollups(args.expr, span, args.tier, args.agg or "avg")
             else:
                 answer = answers.query(args.expr, span)
     except AgentUnreachable as error:
@@ -92,7 +97,19 @@ def query(args: argparse.Namespace) -> int:
     if args.tier:
         _tidy(answer.rows, newest_only=not args.range)
     _show(args.output, answer, span)
+    if not answer.rows and args.output in ("table", "spark"):
+        print("no series", file=sys.stderr)
     return 0
+
+
+def _check_selector(text: str) -> None:
+    try:
+        parse_selector(text)
+    except SelectorError as error:
+        raise WrongUse(
+            f'{error}; --tier shows what is stored of a selector such as up{{job="a"}}, '
+            "and leaves PromQL to choose its tiers itself"
+        ) from error
 
 
 def _span(args: argparse.Namespace) -> Span:
@@ -100,7 +117,7 @@ def _span(args: argparse.Namespace) -> Span:
     range_ms = _duration(args.range, "--range")
     step_ms = _duration(args.step, "--step")
     if step_ms and not range_ms:
-        raise TachographError("--step: only a range has steps; add --range")
+        raise WrongUse("--step: only a range has steps; add --range")
     if args.tier:
         return Span(end_s - (range_ms or _LOOKBACK_MS) / 1000, end_s, 0)
     if args.output == "spark":
@@ -118,9 +135,9 @@ def _duration(text: str | None, option: str) -> int:
     try:
         duration_ms = parse_duration(text)
     except ValueError as error:
-        raise TachographError(f"{option}: {error}") from error
+        raise WrongUse(f"{option}: {error}") from error
     if duration_ms <= 0:
-        raise TachographError(f"{option}: {format_duration(duration_ms)} is not longer than 0")
+        raise WrongUse(f"{option}: {format_duration(duration_ms)} is not longer than 0")
     return duration_ms
 
 
@@ -158,13 +175,12 @@ def _print_sparks(rows: Rows, span: Span) -> None:
         times = span.times if span.step_s else [ts for ts, _ in points]
         facts = f"min {short(min(values))}  max {short(max(values))}  last {short(points[-1][1])}"
         lines.append((show_metric(row["metric"]), sparkline(points, times), facts))
-    if not lines:
-        return
-    # A long name must not push the blocks beyond the edge of the terminal.
-    widest = max(len(blocks) + len(facts) for _, blocks, facts in lines)
+    widest = max((len(blocks) + len(facts) for _, blocks, facts in lines), default=0)
     room = max(20, shutil.get_terminal_size().columns - widest - 4)
-    print_table([(_cut(name, room), blocks, facts) for name, blocks, facts in lines])
-
-
-def _cut(text: str, room: int) -> str:
-    return text if len(text) <= room else f"{text[: room - 1]}…"
+    if all(len(name) <= room for name, _, _ in lines):
+        print_table(lines)
+        return
+    # A long name must not push the blocks beyond the edge of the terminal, nor be cut: what tells
+    # two series apart often stands last.
+    for name, blocks, facts in lines:
+        print(f"{name}\n  {blocks}  {facts}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from ...config.errors import TachographError
+from .errors import WrongUse
 
 
 def unix_s(text: str, option: str) -> float:
@@ -12,7 +12,7 @@ def unix_s(text: str, option: str) -> float:
     Read Unix seconds, or a time as RFC 3339 has it (or only its date), in UTC unless it says so.
 
     Raises:
-        TachographError: It is neither.
+        WrongUse: It is neither.
     """
     try:
         return float(text)
@@ -21,7 +21,7 @@ def unix_s(text: str, option: str) -> float:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise TachographError(
+        raise WrongUse(
             f"{option}: {text!r} is neither Unix seconds nor a time such as 2026-01-31T12:00:00Z"
         ) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,14 @@ def test_a_spark_is_a_line_for_each_series(ask: Ask) -> None:
     assert "min -5  max 4  last 4" in line, "without a range it is the last hour"
 
 
+def test_names_too_long_for_a_line_stand_whole_above_their_sparks(ask: Ask) -> None:
+    two = 'label_replace({job="shop"}, "x", "a label that is longer than its terminal", "", "")'
+    long, sparks, *rest = ask(two, "--range", "9m", "--step", "1m", "-o", "spark").splitlines()
+    assert long.endswith('x="a label that is longer than its terminal"}')
+    assert sparks == "  ▁▁▂▃▄▅▆▇██  min -5  max 4  last 4"
+    assert len(rest) == 2
+
+
 def test_rollups_of_a_tier_are_shown_as_stored(ask: Ask) -> None:
     arguments = ("orders_total", "--range", "20m", "--tier", "5m", "--agg", "count", "-o", "json")
     (row,) = rows(ask(*arguments, minute=20))
@@ -137,10 +147,6 @@ def test_what_the_engine_has_to_say_goes_to_stderr(
     ("arguments", "message"),
     [
         (["up +"], "1:5: parse error"),
-        (["up", "--time", "noon"], "--time: 'noon' is neither Unix seconds nor a time"),
-        (["up", "--range", "5min"], '--range: "5min" is not a duration'),
-        (["up", "--range", "0s"], "--range: 0s is not longer than 0"),
-        (["up", "--step", "5m"], "--step: only a range has steps"),
         (["up[5m]", "--range", "5m"], "invalid expression type"),
     ],
 )
@@ -150,6 +156,50 @@ def test_mistakes_are_told_wherever_the_answer_would_come_from(
     for where in (["--url", agent.url], ["--db", str(agent.log.parent / "data")]):
         assert main(["query", *arguments, *where]) == 1
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["up", "--time", "noon"], "--time: 'noon' is neither Unix seconds nor a time"),
+        (["up", "--range", "5min"], '--range: "5min" is not a duration'),
+        (["up", "--range", "0s"], "--range: 0s is not longer than 0"),
+        (["up", "--step", "5m"], "--step: only a range has steps"),
+        (["up", "--agg", "min"], "--agg: only buckets of a tier have that; add --tier"),
+        (["sum(up)", "--tier", "1m"], 'unexpected "("; --tier shows what is stored of a selector'),
+        (["up", "--url", "localhost"], "--url: 'localhost' is not a URL such as http://127.0.0.1"),
+        (["up", "--url", "ws://localhost:1"], "--url: 'ws://localhost:1' is not a URL"),
+        (["up", "--url", "http://localhost:x"], "--url: 'http://localhost:x' is not a URL"),
+    ],
+)
+def test_wrong_use_is_told_before_anybody_is_asked(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["query", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_nothing_found_is_said_where_a_person_reads_it(
+    agent: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for output, expected in (("table", "no series\n"), ("json", ""), ("csv", "")):
+        assert main(["query", "nothing", "-o", output, "--url", agent.url]) == 0
+        assert capsys.readouterr().err == expected
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full disk to write to")
+@pytest.mark.parametrize("command", [["query", "vector(1)"], ["export"]])
+def test_a_full_disk_under_the_output_is_told(agent: Running, command: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "tachograph", *command, "--url", agent.url],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert result.returncode == 1
+    assert result.stderr == "tachograph: cannot write: No space left on device\n"
 
 
 def test_a_directory_without_a_database_is_told(

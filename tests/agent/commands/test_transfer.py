@@ -5,9 +5,12 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -166,7 +169,7 @@ def test_wrong_use_and_missing_agents_are_told(
 ) -> None:
     file, url = tmp_path / "a.jsonl", f"http://127.0.0.1:{free_port()}"
     file.write_text(history())
-    assert main(["import", str(file), *FOR_EVER, "--url", url]) == 1
+    assert main(["import", str(file), *FOR_EVER, "--url", url]) == 2
     assert "go with --db" in capsys.readouterr().err
     assert main(["import", str(file), "--url", url]) == 3
     assert "nothing was stored" in capsys.readouterr().err
@@ -174,6 +177,50 @@ def test_wrong_use_and_missing_agents_are_told(
     assert "read its files with --db DIR" in capsys.readouterr().err
     assert main(["export", "--db", str(tmp_path / "none"), "-o", str(tmp_path / "out")]) == 1
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a.jsonl"]
+
+
+def test_an_export_replaces_files_and_nothing_else(
+    agent: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "--url", agent.url, "-o", str(tmp_path)]) == 2
+    assert "is a directory" in capsys.readouterr().err
+    pipe, read = tmp_path / "pipe", list[bytes]()
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    assert main(["export", "--url", agent.url, "-o", str(pipe)]) == 0
+    reader.join()
+    assert pipe.is_fifo(), "it is still what it was"
+    assert b'"__name__"' in read[0]
+    assert [each.name for each in tmp_path.iterdir()] == ["pipe"]
+
+
+@pytest.mark.parametrize("format_", ["openmetrics", "csv", "vm-jsonl"])
+def test_an_export_of_nothing_says_so(
+    agent: Running, capsys: pytest.CaptureFixture[str], format_: str
+) -> None:
+    nothing = ["--match", "nothing", "--format", format_, "--url", agent.url]
+    assert main(["export", *nothing]) == 0
+    assert capsys.readouterr().err == "no samples there\n"
+
+
+def test_an_import_that_is_stopped_says_how_far_it_came(agent: Running) -> None:
+    # As from a terminal: what is started in the background has SIGINT ignored.
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        f"from tachograph.agent.cli import main; sys.exit(main(['import', '--url', '{agent.url}']))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        # More than a pipe holds: it is reading when this returns.
+        process.stdin.write(history("stopped_total") * 2_000)
+        process.stdin.flush()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr.read().startswith("tachograph: stopped; ")
 
 
 @pytest.mark.parametrize("format_", ["openmetrics", "csv", "vm-jsonl"])
