@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -40,6 +39,7 @@ _UNAVAILABLE: Final = frozenset(
         sqlite3.SQLITE_LOCKED,
         sqlite3.SQLITE_CANTOPEN,
         sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_INTERRUPT,
     }
 )
 #: Codes that say "damaged".
@@ -149,14 +149,17 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     return version
 
 
-def open_reader(path: Path) -> sqlite3.Connection:
-    """Open a read-only connection; the file must exist."""
+def open_reader(
+    path: Path, factory: type[sqlite3.Connection] = sqlite3.Connection
+) -> sqlite3.Connection:
+    """Open a read-only connection, of that class; the file must exist."""
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro",
         uri=True,
         isolation_level=None,
         check_same_thread=False,
         cached_statements=64,
+        factory=factory,
     )
     connection.execute("PRAGMA query_only=ON")
     connection.execute("PRAGMA cache_size=-2000")
@@ -246,45 +249,3 @@ class WriterThread:
             self._closed = True
             await asyncio.get_running_loop().run_in_executor(self._pool, job)
             self._pool.shutdown(wait=True)
-
-
-class ReaderPool:
-    """A few threads, each with a read-only connection of its own."""
-
-    def __init__(self, path: Path, threads: int) -> None:
-        self._path = path
-        self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
-        self._pool = ThreadPoolExecutor(threads, "tachograph-reader")
-        self._closed = False
-
-    def connection(self) -> sqlite3.Connection:
-        """Return this thread's connection, opening it the first time."""
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = open_reader(self._path)
-            self._connections.append(connection)
-        return connection
-
-    async def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        """Run ``job`` in one of the threads. Raises as :meth:`WriterThread.run`."""
-
-        def call() -> T:
-            if self._closed:
-                raise StoreUnavailable(f"{self._path} is closed")
-            try:
-                return job(self.connection())
-            except sqlite3.Error as error:
-                raise translate(error, self._path) from error
-
-        if self._closed:
-            raise StoreUnavailable(f"{self._path} is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
-
-    async def close(self) -> None:
-        """Let the jobs that have begun end, refuse those that wait; may be called twice."""
-        # Not `cancel_futures`: who waits would see a cancellation that nobody asked for.
-        self._closed = True
-        await asyncio.to_thread(self._pool.shutdown, True)
-        while self._connections:
-            self._connections.pop().close()

@@ -36,6 +36,7 @@ from .lock import DirectoryLock
 from .metadata import Families
 from .model import Kind, Labels, Metadata
 from .quarantine import set_aside, set_journal_aside
+from .readers import GRACE_S, ReaderPool
 from .recovery import Recovered, read_tables
 from .replay import Replay
 from .retention import Retention
@@ -43,7 +44,7 @@ from .sealer import Sealer
 from .select import Querier
 from .sink import REFUSALS, Refusal
 from .snapshot import Snapshots
-from .sqlite import ReaderPool, WriterThread, is_full
+from .sqlite import WriterThread, is_full
 from .stats import StoreStats
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Store:
         *,
         readers: int = 2,
         mounts: Callable[[], str] = read_mounts,
+        close_grace_s: float = GRACE_S,
     ) -> None:
         self.settings = settings
         self._mounts = mounts
@@ -87,7 +89,7 @@ class Store:
         )
         self.decoded = DecodedCache()
         self.frontier = Frontier()
-        self._readers = ReaderPool(self.path, readers)
+        self._readers = ReaderPool(self.path, readers, grace_s=close_grace_s)
         self._lock = DirectoryLock(self.directory)
         self._groups: dict[str, Group] = {}
         self._by_number: dict[int, Group] = {}

@@ -17,8 +17,8 @@ from tachograph.config.selector import parse_selector
 from tachograph.storage.errors import StoreUnavailable
 from tachograph.storage.frame import Frame
 from tachograph.storage.model import Labels
+from tachograph.storage.readers import ReaderPool
 from tachograph.storage.select import Querier
-from tachograph.storage.sqlite import ReaderPool
 from tachograph.storage.store import Store
 
 A, B, C = (Labels.of({"host": host}, "up") for host in "abc")
