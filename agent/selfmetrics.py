@@ -56,6 +56,23 @@ def store_metrics(store: Store) -> list[SelfMetric]:
             "reason",
         ),
         SelfMetric("series", "Series in the index.", lambda: len(store.index)),
+        SelfMetric(
+            "series_buried",
+            "Deleted series whose numbers are remembered.",
+            lambda: store.buried_series,
+        ),
+        SelfMetric("groups", "Groups of series collected together.", lambda: store.groups),
+        SelfMetric(
+            "groups_shared_total",
+            "New groups that took over one that was silent, or share one, as there are too many.",
+            lambda: stats.groups_shared,
+        ),
+        SelfMetric("metric_families", "Metric families described.", lambda: len(store.families)),
+        SelfMetric(
+            "metric_families_refused_total",
+            "Descriptions not kept, as there are too many with series.",
+            lambda: store.families.refused,
+        ),
         SelfMetric("head_samples", "Cells of the head's matrices.", lambda: store.head_cells),
         SelfMetric("head_points", "Points in the head.", lambda: store.head_points),
         SelfMetric("journal_flushes_total", "Commits of the journal.", lambda: stats.flushes),

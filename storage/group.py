@@ -153,6 +153,8 @@ class Group:
         store, homes = self._store, self._store.homes(refs)
         adopted = False
         for number, at in zip(*np.unique(homes, return_index=True), strict=True):
+            if not number:
+                continue  # forgotten: nobody's, and their samples are not taken
             home = store.home(int(refs[at]))
             if home.has_ticks:
                 continue

@@ -25,11 +25,15 @@ _INSERT_SERIES: Final = (
     # A series that another group has adopted.
     "ON CONFLICT (id) DO UPDATE SET grp = excluded.grp, crc = excluded.crc"
 )
-_INSERT_GROUP: Final = "INSERT INTO grp (id, name, sealed_seq) VALUES (?, ?, 0)"
+_INSERT_GROUP: Final = (
+    "INSERT INTO grp (id, name, sealed_seq) VALUES (?, ?, 0) "
+    "ON CONFLICT (id) DO UPDATE SET name = excluded.name"
+)
 _INSERT_LAYOUT: Final = "INSERT INTO layout (id, grp, crc, refs) VALUES (?, ?, ?, ?)"
 _INSERT_METADATA: Final = (
     "INSERT OR REPLACE INTO metadata (family, type, help, unit) VALUES (?, ?, ?, ?)"
 )
+_DELETE_METADATA: Final = "DELETE FROM metadata WHERE family = ?"
 _INSERT_JOURNAL: Final = "INSERT INTO journal (seq, crc, data) VALUES (?, ?, ?)"
 
 #: Samples that wait in memory while the disk refuses (2 million are 40 MB); past it, the door is
@@ -49,7 +53,7 @@ class Flush:
     groups: list[tuple[int, str]]
     series: list[tuple[int, Series]]  # with its group
     layouts: list[tuple[int, int, RefArray]]
-    metadata: list[tuple[str, Metadata]]
+    metadata: list[tuple[str, Metadata | None]]  # None: forgotten
     records: list[Record]
     samples: int
 
@@ -65,7 +69,11 @@ class Flush:
             [_layout_row(*layout) for layout in self.layouts],
         )
         connection.executemany(
-            _INSERT_METADATA, [(name, m.type, m.help, m.unit) for name, m in self.metadata]
+            _INSERT_METADATA,
+            [(name, m.type, m.help, m.unit) for name, m in self.metadata if m is not None],
+        )
+        connection.executemany(
+            _DELETE_METADATA, [(name,) for name, m in self.metadata if m is None]
         )
         if not self.records:
             return 0
@@ -90,7 +98,7 @@ class Intake:
         self._groups: list[tuple[int, str]] = []
         self._series: list[tuple[int, Series]] = []
         self._layouts: list[tuple[int, int, RefArray]] = []
-        self._metadata: dict[str, Metadata] = {}
+        self._metadata: dict[str, Metadata | None] = {}
         self._waiters: list[asyncio.Future[None]] = []
         self._flying: list[asyncio.Future[None]] | None = None  # who waits for the flush under way
         self.wanted = asyncio.Event()  # somebody waits for a commit
@@ -115,6 +123,7 @@ class Intake:
             )
 
     def add_group(self, group: int, name: str) -> None:
+        """Take a new group, or another name for one."""
         self._groups.append((group, _storable(name)))
 
     def add_series(self, group: int, series: Series) -> None:
@@ -127,10 +136,12 @@ class Intake:
         self._layouts.append((layout, group, refs))
         return layout
 
-    def add_metadata(self, family: str, metadata: Metadata) -> None:
-        self._metadata[_storable(family)] = Metadata(
-            metadata.type, _storable(metadata.help), _storable(metadata.unit)
-        )
+    def add_metadata(self, family: str, metadata: Metadata | None) -> None:
+        """Take what is known of a family; ``None`` forgets it."""
+        if metadata is not None:
+            help_, unit = _storable(metadata.help), _storable(metadata.unit)
+            metadata = Metadata(metadata.type, help_, unit)
+        self._metadata[_storable(family)] = metadata
 
     def add_records(self, records: Sequence[Record]) -> None:
         self._records += records

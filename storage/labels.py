@@ -66,6 +66,10 @@ class Index:
     def find(self, labels: Labels) -> Series | None:
         return self._by_labels.get(labels)
 
+    def has_metric(self, name: str) -> bool:
+        """Whether there are series of that metric name."""
+        return name in self._postings.get(METRIC_NAME, {})
+
     @property
     def next_ref(self) -> int:
         """The number that the next new series gets."""

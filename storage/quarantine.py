@@ -28,6 +28,19 @@ _QUARANTINE_JOURNAL: Final = (
     "SELECT ?, 'journal', seq, data FROM journal WHERE seq = ?"
 )
 
+#: What is kept of damaged rows, at the least the newest one. It counts towards
+#: ``storage.max_bytes``: a disk that goes bad must not push good samples out.
+ROWS_MAX: Final = 1_000
+BYTES_MAX: Final = 16 << 20
+_TRIM: Final = """
+    DELETE FROM quarantine WHERE id IN (
+        SELECT id FROM (
+            SELECT id, row_number() OVER newer AS place, sum(length(data)) OVER newer AS held
+            FROM quarantine WINDOW newer AS (ORDER BY id DESC)
+        ) WHERE place > :rows OR (held > :bytes AND place > 1)
+    )
+"""
+
 
 def set_aside(
     connection: sqlite3.Connection,
@@ -38,6 +51,7 @@ def set_aside(
 ) -> list[tuple[str, int]]:
     """
     Move damaged rows, named by table and key, in one transaction; return those that were there.
+    Beyond :data:`ROWS_MAX` and :data:`BYTES_MAX` the oldest in quarantine go.
 
     Args:
         next_ref: The number that the next new series gets; it is kept, as rows of series may go.
@@ -61,6 +75,7 @@ def set_aside(
             # It is made anew from raw samples, where there are any.
             if table == "rollup" and day in ledger.catalogue.days:
                 connection.execute("INSERT OR IGNORE INTO dirty VALUES (?, ?)", (day, ref))
+        _trim(connection)
         generation = bump_generation(connection)
     ledger.change(generation, removed=gone)
     return moved
@@ -71,3 +86,8 @@ def set_journal_aside(connection: sqlite3.Connection, seqs: Sequence[int], now_m
     with transaction(connection):
         connection.executemany(_QUARANTINE_JOURNAL, [(now_ms, seq) for seq in seqs])
         connection.executemany("DELETE FROM journal WHERE seq = ?", [(seq,) for seq in seqs])
+        _trim(connection)
+
+
+def _trim(connection: sqlite3.Connection) -> None:
+    connection.execute(_TRIM, {"rows": ROWS_MAX, "bytes": BYTES_MAX})

@@ -24,6 +24,7 @@ class StoreStats:
     chunks_written: int = 0
     chunk_bytes: int = 0
     corrupt: Counter[str] = field(default_factory=Counter)  # rows by table
+    groups_shared: int = 0  # names that got a group which another one had
     recovered_samples: int = 0
     recovery_seconds: float = 0.0
     clock_corrections: int = 0  # times a clock behind the stored samples was believed

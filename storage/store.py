@@ -44,6 +44,7 @@ from .sealer import Sealer
 from .select import Querier
 from .sink import REFUSALS, Refusal
 from .snapshot import Snapshots
+from .spare import GROUPS_MAX, SHARED, find_spare
 from .sqlite import WriterThread, is_full
 from .stats import StoreStats
 
@@ -79,7 +80,7 @@ class Store:
         self.stats = StoreStats()
         self.index = Index(settings.limits)
         self.current = Current()
-        self.families = Families()
+        self.families = Families(self.index.has_metric)
         self.ledger = Ledger()
         self.ballast = Ballast(self.directory, settings.ballast_bytes)
         self.writer = WriterThread(
@@ -133,6 +134,7 @@ class Store:
             self._forget,
         )
         self._next_group = 1
+        self.groups_max = GROUPS_MAX
         self._observers: list[Observer] = []
         self.clock_trust = ClockTrust(clock, self.stats, self._forget_ahead)
         self._noted_ms = 0
@@ -242,6 +244,16 @@ class Store:
         return sum(file.stat().st_size for file in self.directory.iterdir() if file.is_file())
 
     @property
+    def groups(self) -> int:
+        """How many groups there are."""
+        return len(self._by_number)
+
+    @property
+    def buried_series(self) -> int:
+        """How many deleted series are remembered, should their sources go on with them."""
+        return self._homes.buried
+
+    @property
     def pending_samples(self) -> int:
         return self._intake.samples
 
@@ -258,6 +270,8 @@ class Store:
     def group(self, name: str) -> Group:
         """Return the group of that name, creating it if it is new."""
         group = self._groups.get(name)
+        if group is None and len(self._groups) >= self.groups_max:
+            return self._share_group(name)
         if group is None:
             group = self._add_group(self._next_group, name)
             self._intake.add_group(group.number, name)
@@ -285,8 +299,8 @@ class Store:
 
     def describe(self, family: str, metadata: Metadata) -> None:
         """Remember type, help and unit of a metric family."""
-        if self.families.set(family, metadata):
-            self._intake.add_metadata(family, metadata)
+        for change in self.families.set(family, metadata):
+            self._intake.add_metadata(*change)
 
     def homes(self, refs: RefArray) -> IntArray:
         """Return the group that each series belongs to, for series that are appended to."""
@@ -394,7 +408,12 @@ class Store:
                 self._tell(record.refs, record.ts_ms, record.values)
 
     def take_points(self, refs: RefArray, ts_ms: IntArray, values: FloatArray) -> None:
-        self._homes.of(refs)
+        homes = self._homes.of(refs)
+        if not homes.all():
+            self.stats.dropped["forgotten"] += int(np.count_nonzero(homes == 0))
+            refs, ts_ms, values = refs[homes > 0], ts_ms[homes > 0], values[homes > 0]
+            if not len(refs):
+                return
         record = points_record(refs, ts_ms, values)
         self._points.append(Points(record.refs, record.ts_ms, record.values))
         self.point_times.note(record.refs, record.ts_ms)
@@ -463,6 +482,19 @@ class Store:
         self._groups[name] = group
         self._by_number[number] = group
         self._next_group = max(self._next_group, number + 1)
+        return group
+
+    def _share_group(self, name: str) -> Group:
+        """There are too many groups: one that is no longer used gets another name."""
+        self.stats.groups_shared += 1
+        group = find_spare(self._by_number.values(), self._homes.by_ref, self.clock.now_ms())
+        name = SHARED if group is None else name
+        if group is None:
+            group = self._groups.get(SHARED) or self._add_group(self._next_group, SHARED)
+        self._groups.pop(group.name, None)
+        self._groups[name] = group
+        group.name = name
+        self._intake.add_group(group.number, name)
         return group
 
     def _forget(self, refs: RefArray, cutoff_ms: int) -> None:

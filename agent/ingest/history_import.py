@@ -31,8 +31,6 @@ _SAMPLES_SLICE: Final = 50_000
 _HEAD_MAX: Final = 3_000_000
 _HEAD_LOOK_S: Final = 0.05
 _HEAD_WAIT_S: Final = 120.0
-_FAMILIES_MAX: Final = 20_000
-_TEXT_CHARS_MAX: Final = 4_096
 _REASON_OF: Final = {text: reason for reason, text in REFUSALS.items()}
 
 
@@ -150,13 +148,11 @@ class HistoryImporter:
         family, families = family_of(run.type, run.labels.name), self._store.families
         before = families.metadata(family)
         if before is None:
-            if len(families) >= _FAMILIES_MAX:
-                return
             before = Metadata(MetricType.UNKNOWN)
         new = Metadata(
             before.type if run.type is MetricType.UNKNOWN else run.type,
-            run.help[:_TEXT_CHARS_MAX] or before.help,
-            run.unit[:_TEXT_CHARS_MAX] or before.unit,
+            run.help or before.help,
+            run.unit or before.unit,
         )
         if new != before:
             self._store.describe(family, new)

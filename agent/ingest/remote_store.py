@@ -34,7 +34,6 @@ GROUP_PREFIX: Final = "remote/"
 #: Groups made here. A group costs some kB, and instances come and go: the series of further ones
 #: are kept as points.
 _GROUPS_MAX: Final = 2_000
-_FAMILIES_MAX: Final = 20_000
 _HELP_BYTES_MAX: Final = 4_096
 _NAME_BYTES_MAX: Final = 1_024
 #: Between such pieces others get their turn: each is some 3 ms.
@@ -160,6 +159,10 @@ class RemoteWriter:
     ) -> Columns:
         """Return the samples of series that are stored, and count the others."""
         refs = table.refs(series)
+        if not self._store.homes(refs[refs > 0]).all():
+            # The sender's next attempt looks all of its series up again.
+            self.table = SeriesTable()
+            raise StoreUnavailable("some series were deleted long ago; try again")
         columns = Columns(table.groups(series), batch.ts_ms, refs, batch.values)
         good = (refs > 0) & (series >= 0)
         if good.all():
@@ -232,11 +235,8 @@ class RemoteWriter:
         return kind_of(type_, name, [label for label, _ in fresh.labels]) or Kind.UNKNOWN
 
     def _describe(self, batch: WriteBatch) -> None:
-        families = self._store.families
         for family, sent in batch.metadata.items():
             if text_fault("", family, _NAME_BYTES_MAX) or "\x00" in family:
-                continue
-            if families.metadata(family) is None and len(families) >= _FAMILIES_MAX:
                 continue
             help_ = sent.help.encode()[:_HELP_BYTES_MAX].decode(errors="ignore")
             unit = sent.unit.encode()[:_NAME_BYTES_MAX].decode(errors="ignore")

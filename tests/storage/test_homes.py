@@ -50,6 +50,19 @@ def test_series_whose_number_is_used_again_comes_back(homes: Homes, index: Index
     assert homes.find_buried(B) is None
 
 
+def test_those_buried_first_are_forgotten_beyond_the_limit(index: Index) -> None:
+    homes = Homes(index, Intake(), graves_max=2)
+    for number in range(1, 7):
+        homes.set(index.add(Labels.of({}, f"m{number}"), Kind.GAUGE, 0).ref, 3)
+    homes.bury(refs_of([1, 2, 3]))
+    assert homes.buried == 3, "those that are just buried may be needed still"
+    homes.bury(refs_of([4]))
+    assert homes.buried == 2
+    assert homes.of(refs_of([1, 2, 3, 4, 5])).tolist() == [0, 0, 3, 3, 3]
+    assert homes.find_buried(Labels.of({}, "m1")) is None
+    assert index.next_ref == 7, "numbers are nobody else's"
+
+
 def test_burying_twice_is_no_mistake(homes: Homes) -> None:
     homes.bury(refs_of([1]))
     homes.bury(refs_of([1]))

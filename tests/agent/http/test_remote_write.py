@@ -17,6 +17,7 @@ from support.api import Answer, Api, serving
 from support.store import FailingConnection, put_points, store_settings
 from tachograph.agent.wire import prompb, prompb2, snappy
 from tachograph.agent.wire.protobuf import varint
+from tachograph.config.selector import Matcher, MatchOp
 from tachograph.config.settings import HttpSettings, RetentionSettings, StorageLimits
 from tachograph.storage.frame import STALE_NAN
 from tachograph.storage.model import STALE_NAN_BITS, Labels, Metadata, MetricType
@@ -184,6 +185,23 @@ async def test_two_senders_write_the_same_series_one_after_the_other(api: Api) -
         body = pb.write_request(pb.series({"__name__": "x"}, [(now - offset, float(offset))]))
         assert (await api.write(body, User_Agent=program)).status == 204
     assert [value for _, value in await held(api, "x")] == ["2000", "1000", "0"]
+
+
+async def test_a_sender_of_series_that_are_forgotten_is_asked_to_send_them_again(api: Api) -> None:
+    store, now = api.store, api.clock.now_ms()
+    body = pb.write_request(
+        *(pb.series(labels(name), [(now, 1.0)]) for name in ("up", "down", "left"))
+    )
+    assert (await api.write(body)).status == 204
+    store._homes._graves_max = 0
+    for name in ("up", "down"):  # deleted one after the other: the first is forgotten by then
+        store._forget(store.index.select([Matcher("__name__", MatchOp.EQUAL, name)]), now + 1)
+    answer = await api.write(body)
+    assert (answer.status, "Retry-After" in answer.headers) == (503, True)
+    assert (await api.write(body)).status == 204
+    for name in ("up", "down", "left"):
+        assert [value for _, value in await held(api, name)] == ["1"]
+    assert not store.stats.dropped
 
 
 # --- What is refused -------------------------------------------------------------------------
