@@ -150,6 +150,8 @@ class _Inspector:
             origin = self._origins.get(path)
             if not isinstance(value, Secret) or origin is None or os.name != "posix":
                 continue
+            if value.reveal().startswith("sqlite"):
+                continue  # the URL of a file, which has no password in it
             name = origin.source.name
             if name in told or not origin.source.has_lines:
                 continue

@@ -37,6 +37,11 @@ class CallbackReader:
             values = await values
         if isinstance(values, Mapping):
             values = list(values.items())
+        if not isinstance(values, Iterable) or isinstance(values, str | bytes):
+            raise SourceError(
+                f"the function returned {type(values).__name__}, not {{name: value}} or a list of "
+                "(name, value) or (name, value, labels)"
+            )
         return [_figure(item) for item in values]
 
     async def close(self) -> None:

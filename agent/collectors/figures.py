@@ -19,6 +19,8 @@ from .tick import Block, Family, TickWriter
 # What the schedule gives a pass beyond its own timeout, to end the series of a failed one.
 _GRACE_S: Final = 1.0
 _ERROR_CHARS_MAX: Final = 500
+# Less than that of a secret's beginning says nothing, and is likely to be something else.
+_SECRET_PART_MIN: Final = 4
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -238,6 +240,9 @@ def masked(text: str, secrets: Iterable[str]) -> str:
     """Return a message on one line, shortened, without any of ``secrets``."""
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, MASK)
+        # Of a value that was shown in part the beginning may be all there is.
+        for length in range(len(secret) - 1, _SECRET_PART_MIN - 1, -1):
+            text = text.replace(f"{secret[:length]}…", f"{MASK}…")
     text = " ".join(text.split())
     return text if len(text) <= _ERROR_CHARS_MAX else f"{text[: _ERROR_CHARS_MAX - 1]}…"
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 import msgspec
 from yarl import URL
 
-from ...config.prometheus import HttpClient, HttpHeader
+from ...config.errors import ConfigError
+from ...config.prometheus import HttpHeader
+from ...config.secret import Secret, read_secret
 from ...config.sources import HttpJsonSource, JsonMetric
 from ...storage.model import MetricType
 from .figures import Figure, SourceError, as_label, as_number, masked
 from .offload import CallHung, Offload
-from .scrape_http import Answer, Fetcher, ScrapeError, unpacked
+from .scrape_http import Answer, Fetcher, ScrapeError, basic_authorization, unpacked
 from .tick import Family
 
 if TYPE_CHECKING:
@@ -57,13 +62,20 @@ class JsonReader:
         self._paths: list[_Paths] | None = None
 
     async def read(self) -> Sequence[Figure]:
+        try:
+            return await self._read()
+        except SourceError as error:
+            # What a server answers may be what it was sent.
+            secrets = await asyncio.to_thread(_secrets, self._settings)
+            raise SourceError(masked(str(error), secrets)) from None
+
+    async def _read(self) -> Sequence[Figure]:
         params = {name: value.reveal() for name, value in self._settings.params.items()}
         url = URL(self._settings.url).update_query(params)
         try:
             answer = await self._fetcher.fetch(url, self._timeout_s)
         except ScrapeError as error:
-            secrets = [*params.values(), *_secrets(self._settings.http_config)]
-            raise SourceError(masked(str(error), secrets)) from None
+            raise SourceError(str(error)) from None
         if len(answer.raw) <= _INLINE_BYTES and not answer.is_gzip:
             return self._figures(answer)
         results = await self._offload.run({_PASS: lambda: self._figures(answer)}, self._timeout_s)
@@ -135,14 +147,28 @@ def _compiled(metric: JsonMetric) -> _Paths:
     )
 
 
-def _secrets(client: HttpClient) -> list[str]:
-    """What of the settings must not appear in a message; files are never part of one."""
-    found = [each.reveal() for header in client.http_headers.values() for each in header.secrets]
-    if client.basic_auth is not None and client.basic_auth.password is not None:
-        found.append(client.basic_auth.password.reveal())
-    if client.bearer is not None and client.bearer.credentials is not None:
-        found.append(client.bearer.credentials.reveal())
-    return found
+def _secrets(settings: HttpJsonSource) -> list[str]:
+    """What must not appear in a message. Blocks: some of it lies in files."""
+    client = settings.http_config
+    found: list[Secret | None] = list(settings.params.values())
+    files: list[Path | None] = []
+    for header in client.http_headers.values():
+        found += header.secrets
+        files += header.files
+    if client.bearer is not None:
+        found.append(client.bearer.credentials)
+        files.append(client.bearer.credentials_file)
+    if client.basic_auth is not None:
+        found.append(client.basic_auth.password)
+        files.append(client.basic_auth.password_file)
+    for file in filter(None, files):
+        with contextlib.suppress(ConfigError):  # gone meanwhile: then it was not sent either
+            found.append(read_secret(file))
+    texts = [secret.reveal() for secret in found if secret is not None]
+    if client.basic_auth is not None:
+        with contextlib.suppress(ConfigError):
+            texts.append(basic_authorization(client.basic_auth))
+    return texts
 
 
 def _first_line(error: Exception) -> str:

@@ -17,7 +17,7 @@ import aiohttp
 from yarl import URL
 
 from ...config.errors import ConfigError, TachographError
-from ...config.prometheus import HttpClient, TlsConfig
+from ...config.prometheus import BasicAuth, HttpClient, TlsConfig
 from ...config.secret import read_secret, resolve_secret
 
 # In Prometheus 3's order: OpenMetrics with names of any characters, then with escaped ones, text.
@@ -251,12 +251,7 @@ def _own_headers(client: HttpClient) -> dict[str, str]:
     """Return what this job adds to a request. Blocks if it has files."""
     headers = dict(_extra_headers(client))
     if (basic := client.basic_auth) is not None:
-        user = basic.username
-        if basic.username_file is not None:
-            user = read_secret(basic.username_file).reveal()
-        password = resolve_secret(basic.password, basic.password_file)
-        both = f"{user}:{password.reveal() if password else ''}"
-        headers["Authorization"] = "Basic " + base64.b64encode(both.encode()).decode()
+        headers["Authorization"] = f"Basic {basic_authorization(basic)}"
     elif (bearer := client.bearer) is not None:
         credentials = resolve_secret(bearer.credentials, bearer.credentials_file)
         headers["Authorization"] = f"{bearer.type} {credentials.reveal() if credentials else ''}"
@@ -264,6 +259,16 @@ def _own_headers(client: HttpClient) -> dict[str, str]:
         if _NO_HEADER.search(name + value):
             raise ScrapeError("settings", f"header {name!r} holds a line feed or the like")
     return headers
+
+
+def basic_authorization(basic: BasicAuth) -> str:
+    """Return what the header says of user and password. Blocks if they lie in files."""
+    user = basic.username
+    if basic.username_file is not None:
+        user = read_secret(basic.username_file).reveal()
+    password = resolve_secret(basic.password, basic.password_file)
+    both = f"{user}:{password.reveal() if password else ''}"
+    return base64.b64encode(both.encode()).decode()
 
 
 def _extra_headers(client: HttpClient) -> Mapping[str, str]:

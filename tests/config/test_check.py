@@ -132,6 +132,17 @@ def test_secrets_in_a_file_that_others_can_read_are_told_once(
         assert found[0].startswith("t.yml:2:33: warning: scrape_configs[0].bearer_token: a secret")
 
 
+@POSIX
+def test_a_database_that_is_a_file_has_no_secret_in_its_url(tmp_path: Path) -> None:
+    config = write(
+        tmp_path / "t.yml",
+        "sources:\n"
+        "  - {type: sql, name: a, url: 'sqlite:///a.db', query: q, metrics: [{name: x}]}\n",
+        mode=0o644,
+    )
+    assert lines(config) == []
+
+
 def test_a_data_directory_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     file = write(tmp_path / "data")
     (line,) = check_config(None, env={}, overrides=[f"storage.path={file}"])

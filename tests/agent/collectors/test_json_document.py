@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -17,7 +18,7 @@ from tachograph.agent.collectors.figures import SourceError
 from tachograph.agent.collectors.scrape_http import open_session
 from tachograph.agent.collectors.source import Source
 from tachograph.config import Config
-from tachograph.config.prometheus import Authorization, HttpClient, HttpHeader
+from tachograph.config.prometheus import Authorization, BasicAuth, HttpClient, HttpHeader
 from tachograph.config.secret import Secret
 from tachograph.config.sources import HttpJsonSource, JsonMetric
 
@@ -174,6 +175,29 @@ async def test_secrets_are_sent_and_never_told(peer: Peer, session: aiohttp.Clie
     text = await refused(session, peer.url, **changes)
     assert "leads to" in text
     assert "s3cret" not in text
+
+
+@pytest.mark.parametrize("said", ["{}", "x" * 40 + " {}"], ids=["whole", "cut off"])
+async def test_a_server_that_says_secrets_back_does_not_get_them_told(
+    peer: Peer, session: aiohttp.ClientSession, tmp_path: Path, said: str
+) -> None:
+    (tmp_path / "token").write_text("file-s3cret-of-some-length\n")
+    bearer = HttpClient(
+        authorization=Authorization(credentials_file=tmp_path / "token"),
+        http_headers={"X-Key": HttpHeader(files=(tmp_path / "token",))},
+    )
+    basic = HttpClient(basic_auth=BasicAuth(username="u", password_file=tmp_path / "token"))
+    for client in (bearer, basic):
+        peer.body = b"{}"
+        await refused(session, peer.url, http_config=client, metrics=[JsonMetric(name="x")])
+        assert peer.request is not None
+        sent = peer.request.headers["Authorization"]
+        peer.body = json.dumps({"echo": said.format(sent)}).encode()
+        metric = JsonMetric(name="x", value="echo")
+        text = await refused(session, peer.url, http_config=client, metrics=[metric])
+        assert "is not a number" in text
+        assert "<secret>" in text
+        assert sent.partition(" ")[2][:5] not in text
 
 
 async def test_an_error_status_fails_the_pass(peer: Peer, session: aiohttp.ClientSession) -> None:
