@@ -3,12 +3,14 @@ What instrumentation costs the backend, beside prometheus_client and a StatsD cl
 
     python benchmarks/client_cost.py
 
-Nanoseconds per call (median of rounds), milliseconds of import over bare Python (best of runs, in
-fresh processes), and resident memory added.
+Nanoseconds of processor time per call (median of rounds, all three in turn), milliseconds of a
+start over bare Python (best of runs, in fresh processes, on the clock and of the processor), and
+resident memory added.
 """
 
 from __future__ import annotations
 
+import resource
 import socket
 import statistics
 import subprocess
@@ -37,6 +39,11 @@ PROGRAMS = {
     "prometheus_client": (
         "import prometheus_client; prometheus_client.Counter('a', 'A.', ('b',)).labels('c').inc()"
     ),
+    "tachograph, BackendMetrics and 1,000 series, connected": (
+        "import tachograph; tachograph.connect('/nowhere'); tachograph.BackendMetrics('b');"
+        " c = tachograph.counter('a_total', 'A.', ('b',));"
+        " [c.labels(str(i)).inc() for i in range(1000)]"
+    ),
     "statsd": "import statsd; statsd.StatsClient('127.0.0.1', 9).incr('a')",
 }
 _MEMORY = (
@@ -45,14 +52,15 @@ _MEMORY = (
 )
 
 
-def ns_per_call(body: Callable[[int], object]) -> float:
-    body(CALLS)
-    taken = []
+def ns_per_call(*bodies: Callable[[int], object] | None) -> list[float]:
+    taken: list[list[float]] = [[] for _ in bodies]
     for _ in range(ROUNDS):
-        start = time.perf_counter_ns()
-        body(CALLS)
-        taken.append((time.perf_counter_ns() - start) / CALLS)
-    return statistics.median(taken)
+        for body, found in zip(bodies, taken, strict=True):
+            if body is not None:
+                start = time.thread_time_ns()
+                body(CALLS)
+                found.append((time.thread_time_ns() - start) / CALLS)
+    return [statistics.median(found or [0.0]) for found in taken]
 
 
 def loop(call: Callable[[], object]) -> Callable[[int], None]:
@@ -119,9 +127,9 @@ def calls() -> None:
         ("record() beyond its bound", loop(lambda: full.record("r", 1.5, labels)), None, None),
     ):
         registry.records.clear()
-        cells = [f"{ns_per_call(row):.0f}" if row else "-" for row in rows]
+        cells = [f"{each:.0f}" if each else "-" for each in ns_per_call(*rows)]
         print(f"{name:<34}{cells[0]:>12}{cells[1]:>12}{cells[2]:>9}")
-    empty = ns_per_call(loop(lambda: None))
+    (empty,) = ns_per_call(loop(lambda: None))
     print(f"{'(the empty loop is in all of these)':<34}{empty:>12.0f}")
     listener.close()
 
@@ -131,25 +139,32 @@ def full_records(registry: Registry, labels: dict[str, str]) -> None:
 
 
 def starts() -> None:
-    print(f"\n{'start':<34}{'ms':>12}{'over bare':>12}{'RSS KiB':>9}{'over':>8}")
-    bare_ms, bare_kib = _start("pass")
-    print(f"{'bare Python':<34}{bare_ms:>12.1f}{'':>12}{bare_kib:>9}")
+    print(f"\n{'start, over bare Python':<56}{'ms':>12}{'CPU ms':>12}{'RSS KiB':>9}")
+    bare_ms, bare_cpu_ms, bare_kib = _start("pass")
     for name, program in PROGRAMS.items():
-        ms, kib = _start(program)
-        print(f"{name:<34}{ms:>12.1f}{ms - bare_ms:>12.1f}{kib:>9}{kib - bare_kib:>8}")
+        ms, cpu_ms, kib = _start(program)
+        print(f"{name:<56}{ms - bare_ms:>12.1f}{cpu_ms - bare_cpu_ms:>12.1f}", end="")
+        print(f"{kib - bare_kib:>9}")
+    print(f"{'(bare Python)':<56}{bare_ms:>12.1f}{bare_cpu_ms:>12.1f}{bare_kib:>9}")
 
 
-def _start(program: str) -> tuple[float, int]:
-    taken, kib = [], 0
+def _start(program: str) -> tuple[float, float, int]:
+    taken, cpu, kib = [], [], []
     for _ in range(STARTS):
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), _children_cpu_s()
         subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+        cpu.append((_children_cpu_s() - start_cpu) * 1000)
         taken.append((time.perf_counter() - start) * 1000)
-    output = subprocess.run(
-        [sys.executable, "-c", program + _MEMORY], check=True, capture_output=True, text=True
-    ).stdout
-    kib = int(output)
-    return min(taken), kib
+        output = subprocess.run(
+            [sys.executable, "-c", program + _MEMORY], check=True, capture_output=True, text=True
+        ).stdout
+        kib.append(int(output))
+    return min(taken), min(cpu), round(statistics.median(kib))
+
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

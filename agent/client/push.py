@@ -21,11 +21,11 @@ _TIMEOUT_S: Final = 5.0
 # its series, at no cost, so there is no hurry.
 _RETRY_MAX_S: Final = 5.0
 # While this thread computes, no other runs Python code: it takes so much time at a stretch, and
-# then gives way for as long as another thread needs to wake up. Left to itself, Python would let
-# the backend's event loop wait for 5 ms. Some machines are 10 times slower than others, so that
-# this is a time and not a number of series.
+# then gives way for as long as another thread may need to wake up. Left to itself, Python would let
+# the backend's event loop wait for 5 ms (benchmarks/client_outage.py). Some machines are 10 times
+# slower than others, so that this is a time and not a number of series.
 _STRETCH_S: Final = 0.0002
-_PAUSE_S: Final = 0.00005
+_PAUSE_S: Final = 0.0002
 # Rows of a message that are made JSON in one go, 50 µs if they are histograms.
 _ROWS: Final = 25
 #: How long a process that ends waits for the agent to take its last words.
