@@ -23,6 +23,7 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 _PEEK_BYTES: Final = 64 << 10
 
 FORMATS: Final = ("openmetrics", "csv", "vm-jsonl")
+READ_FORMATS: Final = (*FORMATS, "prometheus")
 _SUFFIXES: Final = {
     ".csv": "csv",
     ".json": "vm-jsonl",
@@ -30,9 +31,14 @@ _SUFFIXES: Final = {
     ".ndjson": "vm-jsonl",
     ".om": "openmetrics",
     ".openmetrics": "openmetrics",
-    ".prom": "openmetrics",
 }
 _JSON: Final = re.compile(rb"\s*\{\s*\"(metric|values|timestamps)\"\s*:")
+# A sample with a time of so many digits: they are milliseconds, as no file is from the year 2286.
+_MILLIS: Final = re.compile(
+    rb"^(?:[a-zA-Z_:][a-zA-Z0-9_:]*+[ \t]*+(?:\{.*\})?|\{.*\})[ \t]*+"
+    rb"[^ \t\n{}]++[ \t]++\d{11,19}[ \t]*+\r?$",
+    re.MULTILINE,
+)
 _CSV: Final = re.compile(rb"(\xef\xbb\xbf)?[^#{\n]*\bvalue\b[^{\n]*(\n|\Z)")
 
 
@@ -87,7 +93,9 @@ class HistoryFile:
             return _SUFFIXES[suffixes[-1]]
         if _JSON.match(head):
             return "vm-jsonl"
-        return "csv" if _CSV.match(head) else "openmetrics"
+        if _CSV.match(head):
+            return "csv"
+        return "prometheus" if _MILLIS.search(head) else "openmetrics"
 
     def blocks(self) -> Iterator[bytes]:
         """

@@ -15,7 +15,7 @@ from ...config.errors import TachographError
 from ...storage.keys import day_of
 from ..wire.errors import WireError
 from .client import AgentUnreachable
-from .history_files import FORMATS, HistoryFile
+from .history_files import READ_FORMATS, HistoryFile
 from .import_targets import Target, target_of
 from .options import Subparsers, add_client_options, add_command, add_output_option
 from .progress import Progress, show_seconds
@@ -28,12 +28,15 @@ _EPILOG: Final = """examples:
   tachograph import history.jsonl.gz                       what `tachograph export` wrote
   curl -s 'http://vm:8428/api/v1/export?match[]={job="api"}' | tachograph import
   tachograph import old.om --format openmetrics
+  promtool tsdb dump /var/lib/prometheus | tachograph import
   tachograph import temperatures.csv                       columns: time, name or metric, value
   tachograph import old.jsonl --db /var/lib/tachograph --set storage.retention.raw=100y
 
 Formats (told by name or content; gzip by content):
   vm-jsonl     VictoriaMetrics' JSON lines: {"metric":{},"values":[],"timestamps":[]}, times in ms
   openmetrics  text with a timestamp, in seconds, on every sample
+  prometheus   text with a timestamp, in ms, on every sample: what `promtool tsdb dump` prints, or a
+               saved /federate
   csv          a header names the columns: time (Unix seconds or RFC 3339) or time_ms; metric (as in
                up{job="api"}) or name; value; all others are labels
 
@@ -57,7 +60,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "files", nargs="*", default=["-"], metavar="FILE", help="default: - (stdin)"
     )
-    parser.add_argument("--format", choices=FORMATS, help="default: by name or content")
+    parser.add_argument("--format", choices=READ_FORMATS, help="default: by name or content")
     parser.add_argument(
         "--no-compact", action="store_true", help="leave the days that are over to the daily job"
     )
@@ -214,10 +217,12 @@ def _reader(format_: str) -> Reader:
     from ..ingest.history_csv import CsvReader
     from ..ingest.history_jsonl import JsonLinesReader
     from ..ingest.history_openmetrics import OpenMetricsReader
+    from ..ingest.history_prometheus import PrometheusTextReader
 
     made: dict[str, Callable[[], Reader]] = {
         "csv": CsvReader,
         "vm-jsonl": JsonLinesReader,
         "openmetrics": OpenMetricsReader,
+        "prometheus": PrometheusTextReader,
     }
     return made[format_]()

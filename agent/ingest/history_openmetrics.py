@@ -10,11 +10,11 @@ would alternate in time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 
-from ...storage.frame import is_stale
+from ...storage.frame import IntArray, is_stale
 from ...storage.model import METRIC_NAME, Labels, MetricType
 from ..wire.metric_text import is_plain_name, metric_text, quoted
 from .exposition_lines import (
@@ -45,6 +45,8 @@ _PARTS: Final = {
 
 class OpenMetricsReader:
     """Reads OpenMetrics; see :class:`.history.Reader`. Exemplars are passed over."""
+
+    syntax: ClassVar = Syntax.OPENMETRICS
 
     def __init__(self) -> None:
         self.bad = BadLines()
@@ -95,17 +97,30 @@ class OpenMetricsReader:
         if not slots:
             return
         try:
-            if (b"".join(tokens) + b"".join(stamps)).translate(None, _NUMBER_BYTES):
+            if b"".join(tokens).translate(None, _NUMBER_BYTES):
                 raise ValueError
             values = np.array(list(map(float, tokens)), np.float64)
-            seconds = np.array(list(map(float, stamps)), np.float64)
-            if not (np.isfinite(values).all() and (np.abs(seconds) < 1e14).all()):
+            if not np.isfinite(values).all():
                 raise ValueError
+            ts_ms = self._times_ms(stamps)
         except ValueError:
             for number, line in enumerate(lines, start=first):
                 self._add_line(line, number)
             return
-        self._table.add(slots, np.rint(seconds * 1000).astype(np.int64), values)
+        self._table.add(slots, ts_ms, values)
+
+    def _times_ms(self, stamps: Sequence[bytes]) -> IntArray:
+        """Read plain times; a ValueError for any other."""
+        if b"".join(stamps).translate(None, _NUMBER_BYTES):
+            raise ValueError
+        seconds = np.array(list(map(float, stamps)), np.float64)
+        if not (np.abs(seconds) < 1e14).all():
+            raise ValueError
+        return np.rint(seconds * 1000).astype(np.int64)
+
+    def _labels(self, key: bytes) -> dict[str, str]:
+        """Read ``name{labels}``. Raises LineError."""
+        return parse_labels(key, self.syntax)
 
     def _add_line(self, line: bytes, number: int) -> None:
         try:
@@ -117,22 +132,22 @@ class OpenMetricsReader:
             self.bad.add(number, str(error))
 
     def _sample(self, line: bytes) -> None:
-        sample = split_sample(line, Syntax.OPENMETRICS)
+        sample = split_sample(line, self.syntax)
         if sample.ts_ms is None:
             raise LineError("the sample has no timestamp")
         slot = self._slots.get(sample.key)
         if slot is None:
-            labels = parse_labels(sample.key, Syntax.OPENMETRICS)
-            slot = self._slots[sample.key] = self._open(Labels.of(labels))
+            labels = Labels.of(self._labels(sample.key))
+            slot = self._slots[sample.key] = self._open(labels)
         value = np.array([parse_value(sample.token)], np.float64)
         self._table.add([slot], np.array([sample.ts_ms], np.int64), value)
 
     def _comment(self, line: bytes) -> None:
-        meta = parse_comment(line, Syntax.OPENMETRICS)
+        meta = parse_comment(line, self.syntax)
         if meta is None:
             return
         if meta.keyword == "TYPE":
-            self._types[meta.family] = type_named(meta.text, Syntax.OPENMETRICS)
+            self._types[meta.family] = type_named(meta.text, self.syntax)
         elif meta.keyword == "HELP":
             self._helps[meta.family] = meta.text
         elif meta.keyword == "UNIT":

@@ -354,3 +354,9 @@ def test_prometheus_takes_our_openmetrics_for_its_own_history(
     ).stdout
     assert len(dumped.splitlines()) == 26
     assert f'{{__name__="lag_bucket", le="0.5"}} 2 {(START_S + 60) * 1000}' in dumped
+
+    # ... and what it dumps comes back, told by its content.
+    back = tmp_path / "back"
+    dump = write(tmp_path / "dump.txt", dumped)
+    assert main(["import", str(dump), "--db", str(back), *FOR_EVER]) == 0
+    assert stored(back) == stored(data)

@@ -21,6 +21,7 @@ from tachograph.agent.ingest.history_openmetrics import (
     OpenMetricsWriter,
     family_key,
 )
+from tachograph.agent.ingest.history_prometheus import PrometheusTextReader
 from tachograph.agent.wire.errors import WireError
 from tachograph.storage.frame import STALE_NAN
 from tachograph.storage.model import Labels, MetricType
@@ -317,3 +318,55 @@ def test_of_bad_lines_the_first_are_told_and_all_are_counted() -> None:
     reader = JsonLinesReader()
     reader.feed([b"{"] * 1000)
     assert (reader.bad.count, len(reader.bad.first)) == (1000, 10)
+
+
+def test_prometheus_text_is_read_with_milliseconds() -> None:
+    reader = PrometheusTextReader()
+    text = b"""# HELP jobs_total Done.
+# TYPE jobs_total counter
+# A remark.
+jobs_total{job="a b"} 5 1500
+jobs_total{job="a b"} 6 2000
+
+jobs_total { job = "x" , } NaN\t3000
+level 1 without_a_time
+level 7
+level 8 -1
+level 8 12345678901234567890
+"""
+    found = read(reader, text)
+    assert content(found) == content(
+        [
+            Run(
+                Labels.of({"job": "a b"}, "jobs_total"),
+                np.array([1500, 2000]),
+                np.array([5.0, 6.0]),
+                MetricType.COUNTER,
+            ),
+            Run(
+                Labels.of({"job": "x"}, "jobs_total"),
+                np.array([3000]),
+                np.array([np.nan]),
+                MetricType.COUNTER,
+            ),
+        ]
+    )
+    assert found[0].help == "Done."
+    assert [line for line, _ in reader.bad.first] == [8, 9, 10, 11]
+    assert reader.bad.first[1].reason == "the sample has no timestamp"
+
+
+def test_what_promtool_dumps_is_read_with_the_escapes_of_go() -> None:
+    reader = PrometheusTextReader()
+    text = rb"""{__name__="up", job="a", path="C:\\temp\\new"} 1.795347545e+09 1500
+{__name__="up", job="a", path="C:\\temp\\new"} +Inf 2500
+{__name__="up", job="a", path="\t\u200b\x00\U0001f600\"\n"} 1 1500
+{__name__="my.metric", "odd label"="x"} 1e-07 1500
+"""
+    found = read(reader, text)
+    assert reader.bad.count == 0
+    assert {run.labels: run.values.tolist() for run in found} == {
+        Labels.of({"job": "a", "path": r"C:\temp\new"}, "up"): [1795347545.0, float("inf")],
+        Labels.of({"job": "a", "path": '\t\u200b\0\U0001f600"\n'}, "up"): [1.0],
+        Labels.of({"odd label": "x"}, "my.metric"): [1e-07],
+    }
