@@ -22,6 +22,7 @@ from .commit import Committer
 from .current import Current
 from .days import Days
 from .decoded import DecodedCache
+from .disk_usage import own_sizes
 from .errors import StorageError, StoreUnavailable
 from .filesystem import read_mounts, refuse_network
 from .frame import BoolArray, FloatArray, IntArray, RefArray
@@ -238,10 +239,9 @@ class Store:
             or self.clock_trust.fault(self.clock.now_ms())
         )
 
-    @property
-    def bytes_on_disk(self) -> int:
-        """Size of the data directory's files."""
-        return sum(file.stat().st_size for file in self.directory.iterdir() if file.is_file())
+    async def bytes_on_disk(self) -> int:
+        """Return the size of our files, asked of the disk in a thread."""
+        return sum((await asyncio.to_thread(own_sizes, self.directory)).values())
 
     @property
     def groups(self) -> int:

@@ -21,7 +21,7 @@ def routes(
             "version": version,
             "started": started_ms / 1000,
             "directory": str(store.directory.absolute()),
-            "bytes": store.bytes_on_disk,
+            "bytes": await store.bytes_on_disk(),
             "series": len(store.index),
             "samplesAppended": store.stats.samples_appended,
             "samplesPending": store.pending_samples,
