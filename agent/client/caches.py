@@ -112,6 +112,10 @@ def instrument_cache(
     Raises:
         TypeError: It is neither.
     """
+    if not hasattr(cache, "cache_info") and not isinstance(cache, MutableMapping):
+        raise TypeError(
+            f"{name}: {type(cache).__name__} is no cache with cache_info() nor a mapping"
+        )
     metrics = CacheMetrics(namespace, registry=registry)
     rate = metrics.hit_rate.labels(name)
     size, entries = metrics.size.labels(name), metrics.entries.labels(name)
@@ -125,17 +129,13 @@ def instrument_cache(
             if size_bytes is not None:
                 size.set(size_bytes())
 
-    elif isinstance(cache, MutableMapping):
+    else:
         wrapped = CountedCache(cache, metrics, name)
 
         def read() -> None:
             entries.set(len(cache))
             size.set(size_bytes() if size_bytes is not None else _measure(cache))
 
-    else:
-        raise TypeError(
-            f"{name}: {type(cache).__name__} is no cache with cache_info() nor a mapping"
-        )
     metrics.registry.before_drain(("cache", metrics.size.name, name), read)
     return wrapped
 

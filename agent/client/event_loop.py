@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Final
+from weakref import WeakValueDictionary
 
 from .default import REGISTRY
 from .registry import Registry
@@ -29,6 +30,10 @@ class LoopWatch:
         self._count_s = self._loop.time()
         self._schedule()
 
+    @property
+    def is_stopped(self) -> bool:
+        return self._handle is None
+
     def stop(self) -> None:
         """Measure no longer. May be called twice."""
         handle, self._handle = self._handle, None
@@ -50,6 +55,20 @@ class LoopWatch:
 def instrument_loop(
     namespace: str | None = None, *, registry: Registry | None = None, interval_s: float = 0.25
 ) -> LoopWatch:
-    """Measure the running event loop, without a task of its own."""
+    """
+    Measure the running event loop, without a task of its own. A second call for one loop is none.
+
+    Raises:
+        RuntimeError: No event loop runs here; call it within, as in an application's start.
+    """
     registry = registry or REGISTRY
-    return LoopWatch(registry.prefix(namespace), registry, interval_s)
+    prefix = registry.prefix(namespace)
+    # A watch keeps its loop, and the loop its watch: a number stands for one loop so long.
+    key = (id(registry), prefix, id(asyncio.get_running_loop()))
+    watch = _watches.get(key)
+    if watch is None or watch.is_stopped:
+        watch = _watches[key] = LoopWatch(prefix, registry, interval_s)
+    return watch
+
+
+_watches: WeakValueDictionary[tuple[int, str, int], LoopWatch] = WeakValueDictionary()

@@ -195,20 +195,19 @@ class Exchange:
 class Socket:
     """One WebSocket that was accepted."""
 
-    __slots__ = ("_active", "_in", "_out", "is_ended")
+    __slots__ = ("_active", "_channel", "_messages", "is_ended")
 
     def __init__(self, metrics: HttpMetrics, channel: str) -> None:
         self._active = metrics.websockets.labels(channel)
-        self._in = metrics.websocket_messages.labels(channel, "in")
-        self._out = metrics.websocket_messages.labels(channel, "out")
+        self._messages, self._channel = metrics.websocket_messages, channel
         self.is_ended = False
         self._active.inc()
 
     def received(self) -> None:
-        self._in.inc()
+        self._messages.labels(self._channel, "in").inc()
 
     def sent(self) -> None:
-        self._out.inc()
+        self._messages.labels(self._channel, "out").inc()
 
     def end(self) -> None:
         if not self.is_ended:

@@ -501,6 +501,7 @@ class _Scratch:
 
     def __init__(self) -> None:
         self.lock = RLock()
+        self.monotonic_s = time.perf_counter
         self.limits = Limits()
         self.series_count = 0
 

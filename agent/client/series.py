@@ -16,6 +16,7 @@ from threading import RLock
 from typing import Final, Protocol
 
 from .caller import origin
+from .timing import Timer
 
 #: What goes to the agent after the number of the series; see docs/instrumentation.md.
 Payload = list[float]
@@ -31,6 +32,7 @@ class Owner(Protocol):
     # Re-entrant: the garbage collector's callback or a signal handler may count while its own
     # thread does.
     lock: RLock
+    monotonic_s: Callable[[], float]
 
     def drop(self, reason: str, *, where: str = "") -> None: ...
 
@@ -204,6 +206,10 @@ class HistogramSeries:
         except (TypeError, ValueError, OverflowError):
             pass
         self._owner.drop("value")
+
+    def time(self) -> Timer:
+        """Measure a block or a function: ``with h.labels("a").time(): ...``."""
+        return Timer(self.observe, self._owner.monotonic_s)
 
     def follow(self, counts: Sequence[int], total: float) -> None:
         """Add what somebody else observed since the last time: by bound, and the sum."""

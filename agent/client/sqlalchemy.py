@@ -72,10 +72,15 @@ def instrument_sqlalchemy(
 
     Args:
         engine: ``Engine`` or ``AsyncEngine``.
+
+    Raises:
+        TypeError: It is neither.
     """
-    from sqlalchemy import event
+    from sqlalchemy import Engine, event
 
     engine = getattr(engine, "sync_engine", engine)
+    if not isinstance(engine, Engine):
+        raise TypeError(f"{type(engine).__name__} is no SQLAlchemy Engine nor AsyncEngine")
     metrics = DatabaseMetrics(namespace, registry=registry)
     pools = _pools_of(metrics)
     if engine in pools:

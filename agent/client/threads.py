@@ -12,7 +12,7 @@ def instrument_threads(namespace: str | None = None, *, registry: Registry | Non
     """Count Python's threads whenever metrics are handed on. A second call is none."""
     registry = registry or REGISTRY
     prefix = registry.prefix(namespace)
-    gauge = registry.gauge(f"{prefix}process_threads", "Python threads, by kind.", ("kind",))
+    gauge = registry.gauge(f"{prefix}python_threads", "Python threads, by kind.", ("kind",))
 
     def count() -> None:
         threads = threading.enumerate()

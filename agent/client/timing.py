@@ -55,6 +55,14 @@ def around(function: F, watch: Callable[[], Watch]) -> F:
     A generator is watched from its first step to its end, also if it is given up half-way; what
     is sent or thrown into it arrives.
     """
+    if isinstance(function, classmethod | staticmethod):
+        # Decorated the other way round; what is within it is the function.
+        return type(function)(around(function.__func__, watch))
+    if isinstance(function, type) or not callable(function):
+        raise TypeError(
+            f"{getattr(function, '__name__', function)!r} is no function; decorate its functions, "
+            "and those of a property below @property"
+        )
     flags = _flags(function)
     inner: Callable[..., Any] = function
     wrapped: Callable[..., Any]

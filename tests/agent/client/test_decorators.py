@@ -200,3 +200,53 @@ def test_a_block_and_a_histogram_of_its_own(registry: Registry, time: Time) -> N
     with Timed(registry)("work_seconds"):
         time.now_s += 1
     assert (value(registry, "step_seconds"), seconds(registry, "work_seconds")) == (2, 1)
+
+
+def test_class_and_static_methods_either_way_round(registry: Registry) -> None:
+    timed = Timed(registry)
+
+    class Car:
+        @timed("a_seconds")
+        @classmethod
+        def make(cls) -> str:
+            return cls.__name__
+
+        @classmethod
+        @timed("b_seconds")
+        def made(cls) -> str:
+            return cls.__name__
+
+        @timed("c_seconds")
+        @staticmethod
+        def wheels() -> int:
+            return 4
+
+    assert (Car.make(), Car().make(), Car.made()) == ("Car", "Car", "Car")
+    assert (Car.wheels(), Car().wheels()) == (4, 4)
+    for name, calls in (("a_seconds", 2), ("b_seconds", 1), ("c_seconds", 2)):
+        assert value(registry, name, exception="") == calls
+
+
+@pytest.mark.parametrize("thing", [int, property(lambda self: 1), "work", None])
+def test_what_is_no_function_is_refused_where_it_is_decorated(
+    registry: Registry, thing: Any
+) -> None:
+    for decorate in (Timed(registry)("a_seconds"), Counted(registry)("a_total")):
+        with pytest.raises(TypeError, match="is no function"):
+            decorate(thing)
+
+
+def test_a_series_of_a_histogram_measures_blocks_and_functions(
+    registry: Registry, time: Time
+) -> None:
+    took = registry.histogram("took_seconds", "Time.", ("kind",))
+    with took.labels("a").time():
+        time.now_s += 2
+
+    @took.labels("b").time()
+    def work() -> None:
+        time.now_s += 3
+
+    work()
+    work()
+    assert (took.labels("a").sum, took.labels("b").sum) == (2, 6)

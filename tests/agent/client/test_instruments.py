@@ -103,6 +103,11 @@ async def test_an_asyncio_engine_is_measured_alike(registry: Registry) -> None:
     assert value(registry, duration, query_type="select", table="") == 1
 
 
+def test_what_is_no_engine_is_said(registry: Registry) -> None:
+    with pytest.raises(TypeError, match="str is no SQLAlchemy Engine"):
+        instrument_sqlalchemy("sqlite://", registry=registry)
+
+
 # --- Caches ----------------------------------------------------------------------------------
 
 
@@ -148,6 +153,7 @@ def test_a_cachetools_cache_is_counted_and_measured(registry: Registry) -> None:
 def test_what_is_no_cache_is_said(registry: Registry) -> None:
     with pytest.raises(TypeError, match="no cache"):
         instrument_cache("a", lambda: 1, registry=registry)
+    assert registry.get("backend_cache_hit_rate") is None
 
 
 @pytest.fixture
@@ -223,15 +229,24 @@ async def test_the_event_loop_is_watched_without_a_task(registry: Registry) -> N
         while value(registry, "shop_event_loop_lag_seconds") < 3:
             await asyncio.sleep(0.001)
     assert value(registry, "shop_event_loop_tasks") == tasks
+    assert instrument_loop("shop", registry=registry) is watch
     watch.stop()
     watch.stop()
+    again = instrument_loop("shop", registry=registry)
+    assert again is not watch
+    again.stop()
+
+
+def test_outside_of_a_loop_there_is_none_to_watch(registry: Registry) -> None:
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        instrument_loop("shop", registry=registry)
 
 
 def test_threads_and_memory_are_read_when_handed_on(registry: Registry) -> None:
     instrument_threads("shop", registry=registry)
     instrument_memory("shop", registry=registry)
     registry.refresh()
-    assert value(registry, "shop_process_threads", kind="other") >= 1
+    assert value(registry, "shop_python_threads", kind="other") >= 1
     rss = value(registry, "shop_memory_allocation_bytes", type="rss")
     assert 5e6 < rss < value(registry, "shop_memory_allocation_bytes", type="virtual")
 
