@@ -20,7 +20,7 @@ from .external_labels import with_external
 from .forms import Form
 from .negotiation import TEXT, choose
 from .numbers import format_value
-from .respond import get
+from .respond import get, pack, takes_gzip
 
 _METRIC: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
@@ -47,14 +47,16 @@ class FederateEndpoint:
         form = await Form.of(request, self._http)
         wanted = form.selectors(required=True)
         style = choose(request.headers.get("Accept", "")).style
-        now_ms = self._clock.now_ms()
-        body = await self._store.read(
-            lambda querier: self._page(querier, wanted, now_ms, style.utf8)
-        )
+        now_ms, gzip = self._clock.now_ms(), takes_gzip(request)
+
+        def job(querier: Querier) -> tuple[bytes, dict[str, str]]:
+            return pack(self._page(querier, wanted, now_ms, style.utf8), gzip=gzip)
+
+        body, headers = await self._store.read(job)
         escaping = "; escaping=allow-utf-8" if style.utf8 else ""
         version = "1.0.0" if style.utf8 else "0.0.4"
         content_type = f"{TEXT}; version={version}; charset=utf-8{escaping}"
-        return web.Response(body=body, headers={"Content-Type": content_type})
+        return web.Response(body=body, headers={"Content-Type": content_type, **headers})
 
     def _page(
         self, querier: Querier, wanted: Sequence[Sequence[Matcher]], now_ms: int, utf8: bool

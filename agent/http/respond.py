@@ -42,12 +42,17 @@ def packed(text: str, *, gzip: bool) -> tuple[bytes, dict[str, str]]:
     """Return the body of a JSON text and the headers that go with it; packed if it is worth it."""
     # A query is quoted as it came, and may have had what is no UTF-8 in it.
     body = text.encode("utf-8", "replace")
-    headers = {"Content-Type": "application/json"}
-    if gzip and len(body) >= _GZIP_BYTES_MIN:
-        packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)
-        body = packer.compress(body) + packer.flush()
-        headers |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-    return body, headers
+    body, headers = pack(body, gzip=gzip)
+    return body, {"Content-Type": "application/json", **headers}
+
+
+def pack(body: bytes, *, gzip: bool) -> tuple[bytes, dict[str, str]]:
+    """Return a body, packed if it is worth it, and the headers that say so."""
+    if not gzip or len(body) < _GZIP_BYTES_MIN:
+        return body, {}
+    packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    body = packer.compress(body) + packer.flush()
+    return body, {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
 
 
 def respond(request: web.Request, data: object) -> web.Response:

@@ -1,4 +1,4 @@
-"""``/api/v1/targets``, ``targets/metadata`` and ``alertmanagers``."""
+"""``/api/v1/targets``, ``targets/metadata``, ``scrape_pools`` and ``alertmanagers``."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ class TargetsEndpoint:
         return [
             *get("/api/v1/targets", self.targets),
             *get("/api/v1/targets/metadata", self.metadata),
+            *get("/api/v1/scrape_pools", self.scrape_pools),
             *get("/api/v1/alertmanagers", self.alertmanagers),
         ]
 
@@ -70,11 +71,11 @@ class TargetsEndpoint:
         pool = form.get("scrapePool")
         found = self._targets()
         data: Json = {"activeTargets": [], "droppedTargets": []}
-        if state not in ("dropped",):
+        if state in ("", "any", "active"):
             data["activeTargets"] = [
                 _active(each) for each in found.active if not pool or each.job == pool
             ]
-        if state not in ("active",):
+        if state in ("", "any", "dropped"):
             data["droppedTargets"] = [
                 {"discoveredLabels": dict(labels)}
                 for job, labels in found.dropped
@@ -105,6 +106,11 @@ class TargetsEndpoint:
                 if len(rows) == limit:
                     return respond(request, rows)
         return respond(request, rows)
+
+    async def scrape_pools(self, request: web.Request) -> web.Response:
+        found = self._targets()
+        pools = {each.job for each in found.active} | {job for job, _ in found.dropped}
+        return respond(request, {"scrapePools": sorted(pools)})
 
     async def alertmanagers(self, request: web.Request) -> web.Response:
         # Alerts leave by notification channels, not by way of an Alertmanager.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -71,7 +72,12 @@ async def test_targets_and_their_metadata_are_told(api: Api) -> None:
         }
     ]
     assert data["droppedTargets"] == [{"discoveredLabels": {"__address__": "b:1"}}]
-    assert not (await api.get("/api/v1/targets", state="dropped")).data["activeTargets"]
+    for state, active, dropped in (("dropped", 0, 1), ("Active", 1, 0), ("any", 1, 1), ("x", 0, 0)):
+        chosen = (await api.get("/api/v1/targets", state=state)).data
+        assert len(chosen["activeTargets"]) == active
+        assert len(chosen["droppedTargets"]) == dropped
+    pools = await api.get("/api/v1/scrape_pools")
+    assert pools.data == {"scrapePools": ["node"]}
     described = await api.get("/api/v1/targets/metadata", match_target='{job="node"}')
     assert described.data == [
         {
@@ -133,6 +139,18 @@ async def test_federation_tells_the_newest_samples(tmp_path: Path) -> None:
         )
         assert f'{{"odd.name",job="a",site="x"}} 2 {NOW_MS}\n' in utf8.text
         assert (await api.get("/federate")).status == 400
+
+
+async def test_federation_is_packed_for_those_who_take_it(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data") as api:
+        await api.load({f'm{{i="{i}"}}': [(1.0, NOW_MS)] for i in range(100)})
+        plain = await api.get("/federate", match=["m"])
+        packed = await api.ask(
+            "GET", "/federate", params={"match[]": "m"}, headers={"Accept-Encoding": "gzip"}
+        )
+        assert packed.headers["Content-Encoding"] == "gzip"
+        assert packed.headers["Content-Type"] == plain.headers["Content-Type"]
+        assert gzip.decompress(packed.body) == plain.body
 
 
 def question(low: int, high: int, *matchers: tuple[int, str, str]) -> dict[str, Any]:
