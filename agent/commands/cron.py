@@ -16,6 +16,7 @@ from typing import Final
 from ...config.errors import TachographError
 from ...config.units import parse_duration
 from .client import AgentUnreachable, Client
+from .errors import WrongUse
 from .options import Subparsers, add_client_options, add_command
 from .push import split_pair
 
@@ -81,7 +82,7 @@ def add(subparsers: Subparsers) -> None:
 def cron(args: argparse.Namespace) -> int:
     words = args.words[1:] if args.words[:1] == ["--"] else args.words
     if not words:
-        raise TachographError("cron: write the command after --")
+        raise WrongUse("cron: write the command after --")
     patience_s = _duration_ms(args.patience, "--patience") / 1000
     _duration_ms(args.ttl, "--ttl")
     labels = dict(split_pair(each, "--label") for each in args.label) | {"job": args.job}
@@ -104,7 +105,7 @@ def _duration_ms(text: str, option: str) -> int:
     try:
         return parse_duration(text)
     except ValueError as error:
-        raise TachographError(f"{option}: {error}") from error
+        raise WrongUse(f"{option}: {error}") from error
 
 
 def _run(words: list[str], started: Callable[[], None]) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...config.errors import TachographError
 from .client import RequestFailed
+from .errors import WrongUse
 from .options import Subparsers, add_client_options, add_command, client
 
 _EPILOG = """examples:
@@ -56,15 +57,20 @@ def push(args: argparse.Namespace) -> int:
     except RequestFailed as error:
         answer = error.answer if isinstance(error.answer, dict) else {}
         reasons = [f"{args.points[r['index']]}: {r['reason']}" for r in answer.get("refused", ())]
-        raise TachographError("\n".join([str(error), *reasons])) from error
+        if not reasons:
+            raise
+        told = [f"{len(reasons)} of {len(points)} points refused", *reasons]
+        raise TachographError(reasons[0] if len(points) == 1 else "\n".join(told)) from error
     return 0
 
 
 def split_pair(text: str, what: str) -> tuple[str, str]:
-    """Split ``NAME=VALUE``. Raises TachographError."""
+    """Split ``NAME=VALUE``. Raises WrongUse."""
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise TachographError(f"{what} {text!r}: write NAME=VALUE")
+        raise WrongUse(f"{what} {text!r}: write NAME=VALUE")
+    if "{" in name:
+        raise WrongUse(f"{what} {text!r}: labels are given by --label NAME=VALUE")
     return name, value
 
 
@@ -72,6 +78,6 @@ def _number(text: str, point: str) -> float | str:
     try:
         value = float(text)
     except ValueError:
-        raise TachographError(f"{point!r}: {text!r} is not a number") from None
+        raise WrongUse(f"{point!r}: {text!r} is not a number") from None
     # JSON has no word for these; the agent reads them as strings.
     return value if value - value == 0 else {"nan": "NaN", "inf": "+Inf"}.get(str(value), "-Inf")

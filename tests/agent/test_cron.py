@@ -108,10 +108,38 @@ def test_no_agent_costs_a_line_and_the_job_nothing(tmp_path: Path) -> None:
 
 
 def test_wrong_use_is_told_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["cron", "--job", "x"]) == 1
+    assert main(["cron", "--job", "x"]) == 2
     assert "write the command after --" in capsys.readouterr().err
-    assert main(["cron", "--job", "x", "--ttl", "2 days", "--", "true"]) == 1
+    assert main(["cron", "--job", "x", "--ttl", "2 days", "--", "true"]) == 2
     assert "--ttl: " in capsys.readouterr().err
+
+
+def test_an_address_that_is_none_costs_the_job_nothing_either(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["cron", "--job", "x", "--url", "nonsense", "--", "sh", "-c", "exit 7"]) == 7
+    said = capsys.readouterr().err
+    assert "'nonsense' is not a URL" in said
+    assert "the job's result is not recorded" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["a"], 2, "point 'a': write NAME=VALUE"),
+        (["a=x"], 2, "'a=x': 'x' is not a number"),
+        (['a{b="c"}=1'], 2, "labels are given by --label"),
+        (["a=1", "--label", "b"], 2, "--label 'b': write NAME=VALUE"),
+        (["a=1", "--url", "nonsense"], 2, "'nonsense' is not a URL"),
+        (["a=1", "--ttl", "0s"], 1, "tachograph: a=1: ttl 0s is not between"),
+        (["a=1", "b=2", "--ttl", "0s"], 1, "tachograph: 2 of 2 points refused"),
+    ],
+)
+def test_a_push_that_cannot_be_says_why(
+    agent: Running, capsys: pytest.CaptureFixture[str], words: list[str], code: int, said: str
+) -> None:
+    assert main(["push", "--url", agent.url, *words]) == code
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
