@@ -7,7 +7,7 @@ import http.client
 import json
 import shutil
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from support.promql_queries import Question
 from support.promql_worlds import World
 from tachograph.agent.wire import snappy
 from tachograph.agent.wire.prompb import write_request
+from tachograph.storage.model import Labels
 
 PROMETHEUS: Final = shutil.which("prometheus")
 #: Prometheus takes no sample older than an hour before the newest one.
@@ -42,7 +43,7 @@ class Peer:
         low_ms = min(int(one.ts_ms[0]) for one in world.series)
         while low_ms < end_ms:
             high_ms = low_ms + _SLICE_MS
-            body = write_request(
+            self.send(
                 (
                     one.labels,
                     [
@@ -53,9 +54,13 @@ class Peer:
                 )
                 for one in world.series
             )
-            status, answer = self._post("/api/v1/write", snappy.compress(body), _HEADERS)
-            assert status in (200, 204), answer
             low_ms = high_ms
+
+    def send(self, rows: Iterable[tuple[Labels, Sequence[tuple[float, int]]]]) -> None:
+        """Remote-write values and times of series."""
+        body = snappy.compress(write_request(rows))
+        status, answer = self._post("/api/v1/write", body, _HEADERS)
+        assert status in (200, 204), answer
 
     def ask(self, question: Question) -> dict[str, Any]:
         """Return the JSON of an answer, also of one that is an error."""
@@ -80,8 +85,8 @@ class Peer:
 
 
 @contextlib.contextmanager
-def running_peer(directory: Path, world: World) -> Iterator[Peer]:
-    """Run a Prometheus with a world in it until the block ends."""
+def running_peer(directory: Path, world: World | None = None) -> Iterator[Peer]:
+    """Run a Prometheus, with a world in it if one is given, until the block ends."""
     assert PROMETHEUS is not None
     config = directory / "prometheus.yml"
     config.write_text("global: {scrape_interval: 1h}\n")
@@ -98,7 +103,8 @@ def running_peer(directory: Path, world: World) -> Iterator[Peer]:
     with started(command, f"http://127.0.0.1:{port}/-/ready", directory / "prometheus.log"):
         peer = Peer(port)
         try:
-            peer.write(world)
+            if world is not None:
+                peer.write(world)
             yield peer
         finally:
             peer.close()
