@@ -30,6 +30,8 @@ _LABELS_MAX: Final = 100
 # second, so this is reached only if its disk fails, at 20 MB; then differences wait in the series.
 _UNCOMMITTED_MAX: Final = 2_000
 _UNCOMMITTED_SERIES_MAX: Final = 100_000
+# A histogram that waits takes 120 bytes, a recorded value with its labels so many times more.
+_POINT_WEIGHT: Final = 4
 
 Message = dict[str, Any]
 
@@ -73,10 +75,11 @@ class Answer:
 class _Sent:
     """A message that may have arrived."""
 
-    __slots__ = ("given", "number", "points")
+    __slots__ = ("given", "number", "points", "weight")
 
     def __init__(self, number: int, given: Given, points: list[Point]) -> None:
         self.number, self.given, self.points = number, given, points
+        self.weight = len(given) + _POINT_WEIGHT * len(points)
 
 
 class Outbox:
@@ -105,6 +108,7 @@ class Outbox:
         self._last_number = 0
         self._committed = 0
         self._uncommitted: deque[_Sent] = deque()
+        self._held = 0  # the weight of those
         self._draining: Generator[Drained, None, None] | None = None
         self._told_metrics: set[int] = set()
         self._told_series: set[int] = set()
@@ -148,7 +152,9 @@ class Outbox:
             points = self._points()
             has_more = has_more or bool(self._registry.records and points)
             self._last_number += 1
-            self._uncommitted.append(_Sent(self._last_number, Given(found), points))
+            sent = _Sent(self._last_number, Given(found), points)
+            self._uncommitted.append(sent)
+            self._held += sent.weight
             try:
                 yield self._message(
                     self._last_number, found, points, is_last=is_last and not has_more
@@ -185,12 +191,12 @@ class Outbox:
         self._session = ""
 
     def _is_full(self) -> bool:
-        held = sum(len(sent.given) for sent in self._uncommitted)
-        return len(self._uncommitted) >= _UNCOMMITTED_MAX or held >= _UNCOMMITTED_SERIES_MAX
+        is_many = len(self._uncommitted) >= _UNCOMMITTED_MAX
+        return is_many or self._held >= _UNCOMMITTED_SERIES_MAX
 
     def _forget_until(self, number: int) -> None:
         while self._uncommitted and self._uncommitted[0].number <= number:
-            self._uncommitted.popleft()
+            self._held -= self._uncommitted.popleft().weight
             self._registry.breathe()
 
     def _take_back(self, applied: int) -> None:
@@ -201,6 +207,7 @@ class Outbox:
         while self._uncommitted and self._uncommitted[-1].number > applied:
             lost.append(self._uncommitted.pop())
         for sent in lost:
+            self._held -= sent.weight
             self._registry.restore(sent.given)
             self._registry.records.extendleft(reversed(sent.points))
 

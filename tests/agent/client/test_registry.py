@@ -465,6 +465,25 @@ def test_the_disk_of_the_agent_failing_costs_no_memory(registry: Registry) -> No
     assert outbox.uncommitted == 2_000
 
 
+def test_recorded_values_that_cannot_be_committed_have_a_bound_too() -> None:
+    registry = Registry()
+    outbox = Outbox(registry)
+    outbox.answered(Answer("s", 0, 0, True))
+    for _ in range(40):
+        for number in range(1_000):
+            registry.record("level", number, {"car": "1"})
+        for message in outbox.messages():
+            outbox.answered(Answer("s", message["number"] or 25, 0, False))
+    assert outbox.uncommitted <= 27
+    assert len(registry.records) == 1_000
+    assert registry.dropped["full"] > 10_000
+    # The disk is there again: what waits is told, and so much may wait once more.
+    outbox.answered(Answer("s", 100, 100, False))
+    assert outbox.uncommitted == 0
+    list(outbox.messages())
+    assert not registry.records
+
+
 # --- Guest manners ---------------------------------------------------------------------------
 
 
