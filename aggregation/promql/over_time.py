@@ -103,6 +103,7 @@ def _exact_sums(windows: Windows, wanted: BoolArray, scale: float) -> FloatArray
     high = np.broadcast_to(windows.high, windows.shape)[rows, steps]
     total, lost = np.zeros(len(rows)), np.zeros(len(rows))
     for offset in range(int((high - low).max(initial=0))):
+        windows.check()
         column = low + offset
         inside = column < high
         value = windows.addends[rows, np.where(inside, column, low)]
@@ -290,6 +291,7 @@ def double_exponential_smoothing(
         level = values[..., 0]
         slope = values[..., 1] - values[..., 0] if width > 1 else np.zeros(values.shape[:2])
         for place in range(1, width):
+            windows.check()
             if place > 1:
                 changed = trend_factor * (level - before) + (1 - trend_factor) * slope
             else:

@@ -109,6 +109,7 @@ class Selection:
                     held = self._budget.hold(cells.size)
                     self._budget.stats.series += cells.rows
                     windows = cell_windows(cells, at_ms - range_ms, at_ms, eval_ms)
+                    windows.check = self._budget.check
                     self._touch(windows)
                     yield windows
                     self._budget.release(held)
@@ -144,6 +145,7 @@ class Selection:
             extension,
             self.lookback_ms if extension else 0,
             self.left_closed,
+            self._budget.check,
         )
         self._touch(windows)
         return windows

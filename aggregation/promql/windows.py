@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -10,6 +10,10 @@ import numpy as np
 
 from ...storage.frame import BoolArray, FloatArray, IntArray
 from .samples import PIECE_CELLS, Samples
+
+
+def _go_on() -> None:
+    """Nobody minds how long it takes."""
 
 
 @dataclass(slots=True)
@@ -26,6 +30,8 @@ class Windows:
         extension: ``anchored``, ``smoothed`` or empty; if set the samples reach ``reach_ms``
             further than the windows.
         left_closed: Windows include their start, as in Prometheus 2.
+        check: Asked between pieces of work whether the query may go on: a single series may have
+            so many samples in so many windows that they take a minute.
     """
 
     samples: Samples
@@ -37,6 +43,7 @@ class Windows:
     extension: str = ""
     reach_ms: int = 0
     left_closed: bool = False
+    check: Callable[[], None] = _go_on
 
     @property
     def counts(self) -> IntArray:
@@ -274,6 +281,7 @@ def window_matrices(windows: Windows) -> Iterator[WindowMatrix]:
         values, ts_ms = samples.values[row_slice], samples.ts_ms
         for first_step in range(0, steps, steps_at_once):
             step_slice = slice(first_step, min(steps, first_step + steps_at_once))
+            windows.check()
             shared = windows.low.ndim == 1
             where = step_slice if shared else (row_slice, step_slice)
             counts = windows.counts[where]

@@ -419,6 +419,37 @@ def test_the_check_is_asked_between_pieces() -> None:
     assert frames.made < 15
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "sum_over_time({})",
+        "quantile_over_time(0.5, {})",
+        "stddev_over_time({})",
+        "deriv({})",
+        "double_exponential_smoothing({}, 0.5, 0.5)",
+    ],
+)
+def test_the_check_is_asked_within_one_series(call: str) -> None:
+    # Values around 0, whose sums have to be exact; 1,000 windows of an hour of seconds.
+    wave = "(sin(vector(time())))[1h:1s]"
+    engine = Engine(EngineOptions(experimental=True))
+    query, first_ms = call.format(wave), 1_767_571_200_000
+    patient = Impatient(10**6)
+    engine.range(
+        LazyQuerier(Lazy(0, 0, 0)), query, first_ms, first_ms + 999_000, 1_000, check=patient
+    )
+    assert 10**6 - patient.patience > 5, "pieces of work"
+    with pytest.raises(QueryTimeout):
+        engine.range(
+            LazyQuerier(Lazy(0, 0, 0)),
+            query,
+            first_ms,
+            first_ms + 999_000,
+            1_000,
+            check=Impatient(5),
+        )
+
+
 async def test_a_deadline_passes_with_the_clock() -> None:
     clock = ManualClock()
     deadline = Deadline(clock, timeout_s=10.0)
