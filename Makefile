@@ -31,6 +31,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(VENV)/bin/python setup.cfg pyproject.toml
+	@echo "Installing into $(VENV); this is done once and takes half a minute"
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[example]'
 	@touch $@
 

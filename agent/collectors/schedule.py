@@ -349,7 +349,8 @@ class Schedule:
         """Count a pass, and log it if the source's state changed with it."""
         if error is None:
             if status.failures:
-                LOG.info("source %s works again after %d failures", status.name, status.failures)
+                failures = f"{status.failures} failure{'s' if status.failures > 1 else ''}"
+                LOG.info("source %s works again after %s", status.name, failures)
             status.failures = 0
             return
         status.last_error = str(error) or type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -25,6 +26,8 @@ def main() -> None:
     parser.add_argument("--agent", help="the agent's socket or URL")
     parser.add_argument("--pid-file", type=Path, help="written for the agent, which watches us")
     args = parser.parse_args()
+    logging.basicConfig(format="oht50_backend: %(message)s")
+    logging.getLogger("tachograph.client").setLevel(logging.INFO)  # whether the agent is there
     with contextlib.ExitStack() as stack:
         if args.database is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="oht50-"))

@@ -1,8 +1,10 @@
 """
 ``python -m oht50_backend.demo``: an agent, the backend and its load, until Ctrl-C.
 
-Each is a process of its own, as in a real deployment. They are stopped in the order of the data's
-flow, the load first, so that the agent has the last of its figures, too.
+Each is a process of its own, as in a real deployment. The backend is there first, so that the agent
+finds all it is to collect; until then, what the backend has counted waits in its process. They are
+stopped in the order of the data's flow, the load first, so that the agent has the last of its
+figures, too.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -94,23 +96,28 @@ def _run(args: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) ->
     backend += ["--pid-file", str(folder / "backend.pid"), "--database", str(folder / "oht50.db")]
     load = [*python, "oht50_backend.load", "--url", backend_url, "--rate", f"{args.rate:g}"]
     load += ["--counts", str(counts)]
-    processes = [
-        stack.enter_context(_started(agent, environment, f"{agent_url}/-/ready")),
-        stack.enter_context(_started(backend, environment, f"{backend_url}/health")),
-        stack.enter_context(_started(load, environment, "")),
-    ]
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+    for name in ("agent", "backend", "load"):  # what is named last is stopped first
+        stack.callback(_stop, processes, name)
+    _start(processes, "backend", backend, environment, f"{backend_url}/health")
+    _start(processes, "agent", agent, environment, f"{agent_url}/-/ready")
+    _start(processes, "load", load, environment, "")
     faults = f"{backend_url}/api/v1/faults"
+    program = _program()
+    option = "" if args.listen == "127.0.0.1:19797" else f" --url {agent_url}"
     print(
         f"agent    {agent_url}  (/metrics, /ws/metrics, /api/tachograph/v1/...)\n"
         f"backend  {backend_url}/api/v1/status\n"
         f"load     {args.rate:g} requests a second; its own counts: {counts}\n"
         f"faults   curl -X PUT {faults} -d '{{\"slow_database\": 0.2}}'  (GET shows all)\n"
+        f"look     {program} tail 'oht50_missions_total'{option}\n"
+        f"         {program} query 'oht50_mission_success_rate'{option}\n"
         "Ctrl-C stops all three",
         flush=True,
     )
-    while all(process.poll() is None for process in processes):
+    while all(process.poll() is None for process in processes.values()):
         time.sleep(_POLL_S)
-    for process in processes:
+    for process in processes.values():
         if process.poll() is not None:
             raise DemoError(f"ended by itself ({process.returncode}): {_shown(process)}")
 
@@ -126,27 +133,31 @@ def _require_free(host: str, port: int, option: str) -> None:
             raise DemoError(f"{host}:{port}: {error.strerror}; choose another {option}") from None
 
 
-@contextlib.contextmanager
-def _started(
-    command: Sequence[str], environment: dict[str, str], ready_url: str
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process until the block ends; the block begins when its URL answers."""
+def _start(
+    processes: dict[str, subprocess.Popen[bytes]],
+    name: str,
+    command: Sequence[str],
+    environment: dict[str, str],
+    ready_url: str,
+) -> None:
+    """Start a process and wait until its URL answers."""
     # In a session of its own, so that the terminal's Ctrl-C reaches us alone: we keep the order.
     process = subprocess.Popen(command, env=environment, start_new_session=True)
-    try:
-        deadline_s = time.monotonic() + _START_S
-        while ready_url and not _answers(ready_url):
-            if process.poll() is not None:
-                raise DemoError(f"did not start ({process.returncode}): {_shown(process)}")
-            if time.monotonic() > deadline_s:
-                raise DemoError(f"does not answer at {ready_url}: {_shown(process)}")
-            time.sleep(_POLL_S)
-        yield process
-    finally:
-        _stop(process)
+    processes[name] = process
+    deadline_s = time.monotonic() + _START_S
+    while ready_url and not _answers(ready_url):
+        if process.poll() is not None:
+            raise DemoError(f"did not start ({process.returncode}): {_shown(process)}")
+        if time.monotonic() > deadline_s:
+            raise DemoError(f"does not answer at {ready_url}: {_shown(process)}")
+        time.sleep(_POLL_S)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(processes: dict[str, subprocess.Popen[bytes]], name: str) -> None:
+    """Stop a process, if it was started."""
+    process = processes.get(name)
+    if process is None:
+        return
     if process.poll() is None:
         process.terminate()
     try:
@@ -154,6 +165,12 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except (subprocess.TimeoutExpired, _Stop):  # or a second Ctrl-C: now it is meant
         process.kill()
         process.wait()
+
+
+def _program() -> str:
+    """The command `tachograph` as it is to be typed, of the environment that we run in."""
+    beside = Path(sys.executable).with_name("tachograph")
+    return shlex.quote(os.path.relpath(beside)) if beside.exists() else "tachograph"
 
 
 def _answers(url: str) -> bool:

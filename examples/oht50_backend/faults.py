@@ -23,12 +23,15 @@ class Faults:
 
     def change(self, wanted: Mapping[str, object]) -> None:
         """Raises ValueError for a switch that there isn't, or a value that is none."""
-        names = {field.name for field in fields(self)}
+        names = [field.name for field in fields(self)]
         for name, value in wanted.items():
             if name not in names:
                 raise ValueError(f"there is no switch {name!r}; there are {', '.join(names)}")
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 60:
-                raise ValueError(f"{name}: {value!r} is not a number from 0 to 60")
+            most = 1 if name == "failing_missions" else 60
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{name}: {value!r} is not a number")
+            if not 0 <= value <= most:
+                raise ValueError(f"{name}: {value!r} is not from 0 to {most}")
         for name, value in wanted.items():
             setattr(self, name, float(value))  # type: ignore[arg-type]  # checked above
 

@@ -72,12 +72,13 @@ _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 @dataclass(frozen=True)
 class Demo:
-    """What is left of a run: the last page of /metrics, the load's counts, the agent's data."""
+    """What is left of a run: the last page of /metrics, the load's counts, the data, what was logged."""
 
     page: str
     waited_s: float
     counts: dict[str, Any]
     data: Path
+    log: str
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
         assert process.poll() is None, (folder / "log").read_text()
         process.send_signal(signal.SIGINT)
         assert process.wait(40) == 0, (folder / "log").read_text()
-    return Demo(page, waited_s, json.loads(counts.read_text()), data)
+    return Demo(page, waited_s, json.loads(counts.read_text()), data, (folder / "log").read_text())
 
 
 def _missing(page: str) -> list[str]:
@@ -218,6 +219,13 @@ async def test_the_stored_totals_are_exactly_the_loads_own(demo: Demo, what: str
     assert demo.counts["is_finished"]
     assert others == dict(counted)
     assert sum(counted.values()) > 0
+
+
+def test_nothing_fails_on_the_way_up_and_the_order_of_start_is_made_good(demo: Demo) -> None:
+    assert "level=warn" not in demo.log
+    assert "level=error" not in demo.log
+    assert "metrics are kept until it is back" in demo.log
+    assert "is back\n" in demo.log
 
 
 def test_a_business_source_asks_the_same_backend(demo: Demo) -> None:

@@ -99,10 +99,13 @@ async def test_the_database_and_requests_are_slow_when_told_to(client: Client) -
         await switch(client, **{fault: 0})
 
 
-@pytest.mark.parametrize("wanted", [{"nope": 1}, {"slow_database": "x"}, {"slow_requests": -1}])
+@pytest.mark.parametrize(
+    "wanted",
+    [{"nope": 1}, {"slow_database": "x"}, {"slow_requests": -1}, {"failing_missions": 1.1}],
+)
 def test_a_switch_that_is_none_is_refused_as_a_whole(wanted: dict[str, object]) -> None:
     faults = Faults()
-    with pytest.raises(ValueError, match=r"no switch|is not a number"):
+    with pytest.raises(ValueError, match=r"no switch|is not a number|is not from 0 to"):
         faults.change({"safety_events": 5, **wanted})
     assert faults == Faults()
 
