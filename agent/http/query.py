@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from aiohttp import web
@@ -19,8 +19,8 @@ from .errors import ApiError, ErrorType
 from .forms import Form
 from .params import bad
 from .query_runner import QueryRunner, Run, as_api_error
-from .render import render_result
-from .respond import both, envelope, packed, respond, takes_gzip, to_json
+from .render import render_result, warnings_of
+from .respond import both, enveloped, packed_pieces, respond, takes_gzip, to_json
 
 #: Steps of one series, as in Prometheus: more than a screen has pixels.
 STEPS_MAX: Final = 11_000
@@ -120,10 +120,16 @@ class QueryEndpoint:
             started_s = time.perf_counter()
             result = evaluate(run)
             eval_s = time.perf_counter() - started_s
-            data, warnings = render_result(result, limit)
-            if with_stats:
-                data += f',"stats":{_stats(result, eval_s, run.queue_s)}'
-            body, headers = packed(envelope(f"{{{data}}}", warnings, result.infos), gzip=gzip)
+
+            def members() -> Iterator[str]:
+                for piece in render_result(result, limit):
+                    run.deadline.check()  # a long answer takes seconds to write
+                    yield piece
+                if with_stats:
+                    yield f',"stats":{_stats(result, eval_s, run.queue_s)}'
+
+            pieces = enveloped(members(), warnings_of(result, limit), result.infos)
+            body, headers = packed_pieces(pieces, gzip=gzip)
             return body, headers, result.stats.samples_total
 
         body, headers, samples = await self._runner.run(

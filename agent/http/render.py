@@ -6,7 +6,7 @@ A long answer is mostly numbers, and joining strings is five times as fast as en
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final
 
@@ -23,11 +23,10 @@ POINTS_MAX: Final = 4_000_000
 TRUNCATED: Final = "results truncated due to limit"
 
 
-def render_result(
-    result: Result, limit: int = 0, *, points_max: int = POINTS_MAX
-) -> tuple[str, list[str]]:
+def render_result(result: Result, limit: int = 0, *, points_max: int = POINTS_MAX) -> Iterator[str]:
     """
-    Return ``"resultType":...,"result":...`` and the warnings that go with it.
+    Yield ``"resultType":...,"result":...`` in pieces, of a matrix one for each series: a long
+    answer is never held as text and as bytes at the same time.
 
     Args:
         limit: Most series; 0 for all.
@@ -35,19 +34,22 @@ def render_result(
     Raises:
         ApiError: The answer would be too long.
     """
-    warnings = list(result.warnings)
+    yield f'"resultType":"{result.type.value}","result":['
     match result.type:
         case ValueType.SCALAR:
-            body = f'[{format_time(int(result.times_ms[0]))},"{format_scalar(result.scalar)}"]'
+            yield f'{format_time(int(result.times_ms[0]))},"{format_scalar(result.scalar)}"'
         case ValueType.STRING:
-            body = f"[{format_time(int(result.times_ms[0]))},{to_json(result.text)}]"
+            yield f"{format_time(int(result.times_ms[0]))},{to_json(result.text)}"
         case ValueType.VECTOR:
-            body = f"[{_vector(result, limit)}]"
+            yield _vector(result, limit)
         case _:
-            body = f"[{_matrix(result, limit, points_max)}]"
-    if limit and len(result.labels) > limit:
-        warnings.append(TRUNCATED)
-    return f'"resultType":"{result.type.value}","result":{body}', warnings
+            yield from _matrix(result, limit, points_max)
+    yield "]"
+
+
+def warnings_of(result: Result, limit: int = 0) -> list[str]:
+    """Return the warnings that go with an answer of so many series at most."""
+    return [*result.warnings, *([TRUNCATED] if limit and len(result.labels) > limit else [])]
 
 
 def _vector(result: Result, limit: int) -> str:
@@ -60,7 +62,7 @@ def _vector(result: Result, limit: int) -> str:
     )
 
 
-def _matrix(result: Result, limit: int, points_max: int) -> str:
+def _matrix(result: Result, limit: int, points_max: int) -> Iterator[str]:
     shown = slice(limit or None)
     if result.points is None:
         count = int(result.mask[shown].sum())
@@ -72,12 +74,12 @@ def _matrix(result: Result, limit: int, points_max: int) -> str:
             f"the answer would have {count} points, and {points_max} are allowed; "
             "ask for fewer series, a shorter time or a longer step",
         )
-    rows: list[str] = []
+    comma = ""
     shared = _Times()
     for labels, ts_ms, values in islice(result.series(), limit or None):
         points = shared.points(ts_ms, values)
-        rows.append(f'{{"metric":{_metric(labels)},"values":[{points}]}}')
-    return ",".join(rows)
+        yield f'{comma}{{"metric":{_metric(labels)},"values":[{points}]}}'
+        comma = ","
 
 
 class _Times:

@@ -18,8 +18,8 @@ from support import prometheus_pb as pb
 from support.api import Api, serving
 from tachograph.agent.http.errors import ApiError
 from tachograph.agent.http.forms import FORM_BYTES_MAX
-from tachograph.agent.http.render import TRUNCATED, render_result
-from tachograph.aggregation.promql.budget import Check
+from tachograph.agent.http.render import TRUNCATED, render_result, warnings_of
+from tachograph.aggregation.promql.budget import Check, Deadline
 from tachograph.aggregation.promql.engine import Engine
 from tachograph.aggregation.promql.nodes import ValueType
 from tachograph.aggregation.promql.result import Result
@@ -169,6 +169,23 @@ async def test_gzip_only_for_those_who_take_it(api: Api) -> None:
     assert len(packed.body) < len(plain.body) / 4
 
 
+async def test_the_deadline_holds_while_an_answer_is_written(tmp_path: Path) -> None:
+    class Instead(Engine):
+        """Needs all the time for its result, and then there is none left to write it."""
+
+        def range(self, *args: Any, check: Check | None = None, **more: Any) -> Result:
+            result = super().range(*args, **more)
+            assert isinstance(check, Deadline)
+            check.cancel()
+            return result
+
+    async with serving(tmp_path / "data") as api:
+        await api.load({"m": [(1.0, NOW_S * 1000)]})
+        api.parts.runner.engine = Instead()
+        answer = await api.get("/api/v1/query_range", query="m", start=NOW_S, end=NOW_S, step=1)
+        assert answer.error == (503, "canceled", "query was canceled in expression evaluation")
+
+
 def test_an_answer_has_an_end() -> None:
     times_ms = np.arange(5, dtype=np.int64) * 1000
     labels = [Labels.of({"i": str(i)}, "m") for i in range(3)]
@@ -177,11 +194,11 @@ def test_an_answer_has_an_end() -> None:
     mask[0, 0] = False
     result = Result(ValueType.MATRIX, times_ms, labels, values, mask)
     with pytest.raises(ApiError, match="14 points, and 13 are allowed") as caught:
-        render_result(result, points_max=13)
+        "".join(render_result(result, points_max=13))
     assert caught.value.status == 422
-    text, warnings = render_result(result, 2, points_max=13)
+    text = "".join(render_result(result, 2, points_max=13))
     assert len(json.loads(f"{{{text}}}")["result"]) == 2
-    assert warnings == [TRUNCATED]
+    assert warnings_of(result, 2) == [TRUNCATED]
 
 
 async def test_too_many_samples_are_refused(tmp_path: Path) -> None:
