@@ -72,7 +72,7 @@ _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 @dataclass(frozen=True)
 class Demo:
-    """What is left of a run: the last page of /metrics, the load's counts, the data, what was logged."""
+    """What is left of a run: the last page of /metrics, the load's counts, the data, the log."""
 
     page: str
     waited_s: float
