@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .config.lazy import lazy_names
 
 __all__ = [
     "Agent",
@@ -113,17 +115,5 @@ _HOME = {
     "timed": "agent.client.default",
 }
 
-
-def __getattr__(name: str) -> Any:
-    # Public names load on first use, so `import tachograph` stays cheap (PEP 562).
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+# Loaded on first use, so `import tachograph` stays cheap.
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

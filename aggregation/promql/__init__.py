@@ -6,7 +6,9 @@ Names load on first use, so that whoever only parses does not pay for numpy (PEP
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ...config.lazy import lazy_names
 
 if TYPE_CHECKING:
     from .ast_json import expr_to_json
@@ -76,16 +78,4 @@ __all__ = [
     "to_text",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOME)
