@@ -53,7 +53,7 @@ class AdminEndpoint:
     async def delete_series(self, request: web.Request) -> web.Response:
         self._check()
         form = await Form.of(request, self._http)
-        wanted = form.selectors(required=True)
+        wanted = await form.selectors(required=True)
         start_ms, end_ms = form.range_ms()
         index = self._store.index
         refs = np.unique(np.concatenate([index.select(matchers) for matchers in wanted]))

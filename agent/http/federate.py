@@ -45,7 +45,7 @@ class FederateEndpoint:
 
     async def federate(self, request: web.Request) -> web.Response:
         form = await Form.of(request, self._http)
-        wanted = form.selectors(required=True)
+        wanted = await form.selectors(required=True)
         style = choose(request.headers.get("Accept", "")).style
         now_ms, gzip = self._clock.now_ms(), takes_gzip(request)
 

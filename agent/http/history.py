@@ -169,7 +169,7 @@ class HistoryEndpoint:
         return await self._export(request, await Form.of(request, self._http), "vm-jsonl")
 
     async def _export(self, request: web.Request, form: Form, format_: str) -> web.StreamResponse:
-        wanted = form.selectors(required=False)
+        wanted = await form.selectors(required=False)
         min_ms, max_ms = form.range_ms()
         stats = self.stats
         if stats.exporting >= _EXPORTS_MAX:

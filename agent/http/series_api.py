@@ -53,7 +53,7 @@ class SeriesEndpoint:
 
     async def series(self, request: web.Request) -> web.Response:
         form = await Form.of(request, self._http)
-        wanted = form.selectors(required=True)
+        wanted = await form.selectors(required=True)
         limit = form.count()
 
         def find(querier: Querier, refs: RefArray | None) -> list[dict[str, str]]:
@@ -64,7 +64,7 @@ class SeriesEndpoint:
 
     async def labels(self, request: web.Request) -> web.Response:
         form = await Form.of(request, self._http)
-        wanted = form.selectors(required=False)
+        wanted = await form.selectors(required=False)
         limit = form.count()
 
         def find(querier: Querier, refs: RefArray | None) -> list[str]:
@@ -78,7 +78,7 @@ class SeriesEndpoint:
     async def label_values(self, request: web.Request) -> web.Response:
         form = await Form.of(request, self._http)
         name = self._label_name(request.match_info["name"])
-        wanted = form.selectors(required=False)
+        wanted = await form.selectors(required=False)
         limit = form.count()
 
         def find(querier: Querier, refs: RefArray | None) -> list[str]:

@@ -245,6 +245,9 @@ async def test_long_forms_are_read_and_longer_ones_refused(api: Api) -> None:
     names = [f'm{{i="{i}"}}' for i in range(5)] * 2_000
     answer = await api.post("/api/v1/series", **{"match[]": names[:9_000]})
     assert len(answer.data) == 5
+    answer = await api.post("/api/v1/series", **{"match[]": [*names[:9_000], "m{"]})
+    assert answer.error[:2] == (400, "bad_data")
+    assert "1:3: parse error: unexpected end of input inside braces" in answer.error[2]
     body = io.BytesIO(b"query=m" + b"%2B1" * (FORM_BYTES_MAX // 4))
     answer = await api.ask(
         "POST",
