@@ -5,9 +5,14 @@ from __future__ import annotations
 import gc
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
+
+from support.clock import ManualClock
+from support.store import store_settings
+from tachograph.storage.store import Store
 
 #: Reasons of skips that mean a missing program or file; others are decisions of the test.
 _MISSING = re.compile(r"installed|needs |not here|no \.\./shared|no wheel|could not import")
@@ -34,6 +39,19 @@ def collected() -> Iterator[None]:
 def pytest_sessionfinish() -> None:
     """Let pytest's own last collection find what became garbage after its module was over."""
     gc.unfreeze()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def store(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Store]:
+    store = Store(store_settings(tmp_path / "data"), clock)
+    await store.open()
+    yield store
+    await store.close()
 
 
 @pytest.hookimpl(wrapper=True)

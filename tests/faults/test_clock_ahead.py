@@ -24,11 +24,6 @@ Open = Callable[[], Coroutine[None, None, Store]]
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 def opened(tmp_path: Path, clock: ManualClock) -> Open:
     async def open() -> Store:
         store = Store(store_settings(tmp_path / "data"), clock)

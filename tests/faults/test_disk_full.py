@@ -29,11 +29,6 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
         yield disk
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
 class Feeder:
     """Appends ticks that do not compress, and remembers them."""
 

@@ -56,11 +56,6 @@ def anyones() -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
 async def test_read_only_file_system_is_told_at_start(disk: SmallDisk, clock: ManualClock) -> None:
     store = Store(store_settings(disk.path / "data"), clock)
     await store.open()

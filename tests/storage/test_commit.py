@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -30,19 +29,6 @@ from tachograph.storage.model import Labels, Metadata, MetricType
 from tachograph.storage.store import Store
 
 A, B = (Labels.of({"host": host}, "up") for host in "ab")
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def store(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Store]:
-    store = Store(store_settings(tmp_path / "data"), clock)
-    await store.open()
-    yield store
-    await store.close()
 
 
 class BusyWriter:

@@ -28,11 +28,6 @@ STEP_MS = 600_000
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 async def store(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Store]:
     # Threads take turns a hundred times as often: races show that would take hours.
     interval = sys.getswitchinterval()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from support.clock import ManualClock
@@ -23,14 +20,6 @@ TODAY = day_of(MIDNIGHT + 1)
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock(MIDNIGHT + HOUR)
-
-
-@pytest.fixture
-async def store(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Store]:
-    store = Store(store_settings(tmp_path / "data"), clock)
-    await store.open()
-    yield store
-    await store.close()
 
 
 async def compact(store: Store) -> list[int]:

@@ -22,11 +22,6 @@ DAY = 86_400_000
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 async def store(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Store]:
     two_days = RetentionSettings(
         raw_ms=2 * DAY,

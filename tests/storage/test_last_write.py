@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,19 +15,6 @@ from tachograph.storage.store import Store
 
 A, B = (Labels.of({"host": host}, "up") for host in "ab")
 MINUTE = 60_000
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def store(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Store]:
-    store = Store(store_settings(tmp_path / "data"), clock)
-    await store.open()
-    yield store
-    await store.close()
 
 
 async def held(store: Store, ts_ms: int) -> int:

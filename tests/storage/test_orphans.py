@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,19 +16,6 @@ from tachograph.storage.store import Store
 
 A, B, C = (Labels.of({"host": host}, "up") for host in "abc")
 SECOND, DAY = 1_000, 86_400_000
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def store(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Store]:
-    store = Store(store_settings(tmp_path / "data"), clock)
-    await store.open()
-    yield store
-    await store.close()
 
 
 async def orphans(store: Store) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -61,14 +60,6 @@ MIDNIGHT_MS = ManualClock().now_ms()
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock(MIDNIGHT_MS + 30_000)
-
-
-@pytest.fixture
-async def store(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Store]:
-    store = Store(store_settings(tmp_path / "data"), clock)
-    await store.open()
-    yield store
-    await store.close()
 
 
 # --- Keys -----------------------------------------------------------------------------------------

@@ -18,11 +18,6 @@ DAY = 86_400_000
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 async def store(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Store]:
     store = Store(store_settings(tmp_path / "data"), clock)
     await store.open()

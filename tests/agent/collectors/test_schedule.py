@@ -66,11 +66,6 @@ def fail(pass_number: int) -> None:
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 def sink() -> MemorySink:
     return MemorySink()
 
