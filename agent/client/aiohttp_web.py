@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from .address import is_disabled
+from .handled import EXCHANGE
 from .http import UNMATCHED, HttpMetrics, Socket
 from .registry import Registry
+
+# A plain name is warned of where aiohttp has keys of its own, from 3.14 on.
+_KEY: Any = web.RequestKey(EXCHANGE, object) if hasattr(web, "RequestKey") else EXCHANGE
 
 
 def aiohttp_middleware(
@@ -29,8 +34,10 @@ def aiohttp_middleware(
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if is_off or counted.is_excluded(request.path):
+        # A sub-application may have a middleware of its own.
+        if is_off or counted.is_excluded(request.path) or counted.is_counted(request.get(_KEY)):
             return await handler(request)
+        request[_KEY] = counted
         if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
             return await _websocket(counted, request, handler)
         exchange = counted.begin(request.method)

@@ -7,6 +7,7 @@ from typing import Any
 
 from .address import is_disabled
 from .django import find_route, is_django
+from .handled import EXCHANGE, watch_handled
 from .http import UNMATCHED, Exchange, HttpMetrics, Socket, fill_in, length
 from .registry import Registry
 
@@ -39,12 +40,19 @@ class AsgiMiddleware:
         self._metrics = metrics or HttpMetrics(namespace, registry=registry)
         self._is_disabled = is_disabled()
         self._is_django = is_django(app)
+        if not self._is_disabled:
+            watch_handled()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        if self._is_disabled or kind not in ("http", "websocket"):
+        if (
+            self._is_disabled
+            or kind not in ("http", "websocket")
+            or self._metrics.is_counted(scope.get(EXCHANGE))
+        ):
             await self.app(scope, receive, send)
         elif kind == "websocket":
+            scope[EXCHANGE] = self._metrics
             await self._websocket(scope, receive, send)
         elif self._metrics.is_excluded(scope.get("path", "")):
             await self.app(scope, receive, send)
@@ -53,7 +61,7 @@ class AsgiMiddleware:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         root_path = scope.get("root_path", "")
-        exchange = self._metrics.begin(scope["method"])
+        exchange = scope[EXCHANGE] = self._metrics.begin(scope["method"])
         for name, value in scope["headers"]:
             if name == b"content-length":
                 exchange.request_bytes = length(value)

@@ -100,6 +100,19 @@ class HttpMetrics:
             child.set(0.0)
         self.registry.on_fork(self._begin_anew)
 
+    def is_counted(self, exchange: object) -> bool:
+        """
+        Whether a middleware further out counts this request into the same metrics: a backend and
+        what is mounted in it may each have one.
+
+        Args:
+            exchange: What that left: an :class:`Exchange`, its metrics, or nothing.
+        """
+        if exchange is None:
+            return False
+        metrics = getattr(exchange, "metrics", exchange)
+        return isinstance(metrics, HttpMetrics) and metrics.requests is self.requests
+
     def begin(self, method: str) -> Exchange:
         """A request has come; whatever becomes of it, :meth:`Exchange.end` is called once."""
         exchange = Exchange(self, method if method in _METHODS else _OTHER_METHOD)
@@ -157,38 +170,47 @@ class Exchange:
     """One request and its answer."""
 
     __slots__ = (
-        "_metrics",
         "began_s",
+        "error",
         "is_ended",
         "method",
+        "metrics",
         "request_bytes",
         "response_bytes",
         "status",
     )
 
     def __init__(self, metrics: HttpMetrics, method: str) -> None:
-        self._metrics, self.method = metrics, method
+        self.metrics, self.method = metrics, method
         self.began_s = metrics.monotonic_s()
         self.request_bytes = self.response_bytes = 0
         self.status = 0
+        self.error = ""
         self.is_ended = False
+
+    def answered_for(self, error: BaseException) -> None:
+        """The framework has caught an exception, and answers in its place."""
+        self.error = type(error).__name__
 
     def end(self, endpoint: str, status: int | None = None) -> None:
         """The answer is whole, with ``self.status`` or another one. Only the first call counts."""
         if not self.is_ended:
             self.is_ended = True
-            self._metrics.finish(self, endpoint, self.status if status is None else status)
+            if self.error:
+                self.metrics.exceptions.labels(self.method, endpoint, self.error).inc()
+            self.metrics.finish(self, endpoint, self.status if status is None else status)
 
     def fail(self, endpoint: str, error: BaseException) -> None:
         """An exception went through; the server will answer 500 if nobody has answered yet."""
+        self.error = ""
         name = type(error).__name__
-        self._metrics.exceptions.labels(self.method, endpoint, name).inc()
+        self.metrics.exceptions.labels(self.method, endpoint, name).inc()
         self.end(endpoint, self.status or 500)
 
     def abandon(self, endpoint: str) -> None:
         """The client left before the answer was whole."""
         if not self.is_ended:
-            self._metrics.disconnects.labels(self.method, endpoint).inc()
+            self.metrics.disconnects.labels(self.method, endpoint).inc()
             self.end(endpoint, CLIENT_CLOSED)
 
 

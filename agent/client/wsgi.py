@@ -7,6 +7,7 @@ from typing import Any
 
 from .address import is_disabled
 from .django import find_route, is_django
+from .handled import EXCHANGE, RULE, watch_handled
 from .http import UNMATCHED, Exchange, HttpMetrics, length
 from .registry import Registry
 
@@ -34,13 +35,19 @@ class WsgiMiddleware:
         self._metrics = metrics or HttpMetrics(namespace, registry=registry)
         self._is_disabled = is_disabled()
         self._is_django = is_django(app)
+        if not self._is_disabled:
+            watch_handled()
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
-        if self._is_disabled or self._metrics.is_excluded(path):
+        if (
+            self._is_disabled
+            or self._metrics.is_excluded(path)
+            or self._metrics.is_counted(environ.get(EXCHANGE))
+        ):
             return self.app(environ, start_response)
         script = environ.get("SCRIPT_NAME", "")
-        exchange = self._metrics.begin(environ.get("REQUEST_METHOD", ""))
+        exchange = environ[EXCHANGE] = self._metrics.begin(environ.get("REQUEST_METHOD", ""))
         exchange.request_bytes = length(environ.get("CONTENT_LENGTH"))
 
         route = ""
@@ -70,7 +77,7 @@ class WsgiMiddleware:
         if self._is_django:
             return find_route(path)
         # Werkzeug leaves the request there; Flask's knows its rule.
-        rule = getattr(environ.get("werkzeug.request"), "url_rule", None)
+        rule = getattr(environ.get("werkzeug.request"), "url_rule", None) or environ.get(RULE)
         if rule is None:
             return UNMATCHED
         # A dispatcher before the app has moved what it is mounted under into SCRIPT_NAME.

@@ -168,3 +168,18 @@ async def test_a_client_that_leaves_is_no_success(
                 await asyncio.sleep(0.01)
     assert label_sets(registry, REQUESTS) == {("GET", "/feed", "499")}
     assert value(registry, "shop_http_disconnects_total", method="GET", endpoint="/feed") == 1
+
+
+async def test_middlewares_within_each_other_count_once(
+    registry: Registry, session: aiohttp.ClientSession
+) -> None:
+    root = web.Application(middlewares=[aiohttp_middleware(namespace="shop", registry=registry)])
+    root.add_subapp("/v2", app(registry))
+    async with (
+        TestServer(root) as server,
+        session.get(server.make_url("/v2/items/7")) as response,
+    ):
+        assert response.status == 200
+    name = "shop_http_request_duration_seconds"
+    ((method, endpoint),) = label_sets(registry, name)
+    assert value(registry, name, method=method, endpoint=endpoint) == 1

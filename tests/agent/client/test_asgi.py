@@ -207,6 +207,26 @@ async def test_a_request_ends_before_its_background_task(
         release.set()
 
 
+async def test_middlewares_within_each_other_count_once(
+    registry: Registry, session: aiohttp.ClientSession
+) -> None:
+    app = fastapi_app(registry)
+    app.mount("/v3", fastapi_app(registry))
+    async with serve_asgi(app) as url:
+        async with session.get(url + "/v3/items/7") as response:
+            assert response.status == 200
+        async with session.ws_connect(url + "/v3/live/kitchen") as socket:
+            await socket.send_str("hello")
+            await socket.receive_str()
+            assert label_sets(registry, "shop_websocket_connections_active") == {
+                ("/v3/live/{room}",)
+            }
+            name = "shop_websocket_connections_active"
+            assert value(registry, name, channel="/v3/live/{room}") == 1
+    assert label_sets(registry, REQUESTS) == {("GET", "/v3/items/{item_id}", "200")}
+    assert value(registry, DURATION, method="GET", endpoint="/v3/items/{item_id}") == 1
+
+
 async def test_mounts_without_a_router_are_one_endpoint(
     registry: Registry, session: aiohttp.ClientSession, tmp_path: object
 ) -> None:

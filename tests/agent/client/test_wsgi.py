@@ -40,6 +40,15 @@ def fetch(url: str, data: bytes | None = None) -> tuple[int, bytes]:
             return error.code, error.read()
 
 
+def exceptions(registry: Registry) -> dict[tuple[str, ...], float]:
+    name = "shop_http_exceptions_total"
+    names = ("method", "endpoint", "exception")
+    return {
+        key: value(registry, name, **dict(zip(names, key, strict=True)))
+        for key in label_sets(registry, name)
+    }
+
+
 def flask_app() -> Flask:
     app = Flask(__name__)
 
@@ -85,6 +94,7 @@ def test_flask_is_counted_by_its_rules(registry: Registry) -> None:
         ("GET", "unmatched", "404"),
         ("GET", "/broken", "500"),
     }
+    assert exceptions(registry) == {("GET", "/broken", "LookupError"): 1}
     sizes = registry.get("shop_http_response_size_bytes")
     assert sizes is not None
     assert sizes.children["GET", "/stream"].sum == 30
@@ -114,6 +124,27 @@ def test_an_exception_nobody_caught_goes_on(registry: Registry) -> None:
     }
 
 
+def test_an_exception_that_flask_passes_on_counts_once(registry: Registry) -> None:
+    app = flask_app()
+    app.testing = True
+    app.wsgi_app = WsgiMiddleware(  # type: ignore[method-assign]
+        app.wsgi_app, namespace="shop", registry=registry
+    )
+    with pytest.raises(LookupError):
+        app.test_client().get("/broken")
+    assert exceptions(registry) == {("GET", "/broken", "LookupError"): 1}
+
+
+def test_middlewares_within_each_other_count_once(registry: Registry) -> None:
+    inner = WsgiMiddleware(flask_app(), namespace="shop", registry=registry)
+    root = DispatcherMiddleware(flask_app(), {"/v2": inner})
+    with serve_wsgi(WsgiMiddleware(root, namespace="shop", registry=registry)) as url:
+        assert fetch(url + "/v2/items/7")[0] == 200
+    endpoint = "/v2/items/<int:item_id>"
+    assert value(registry, REQUESTS, method="GET", endpoint=endpoint, status_code="200") == 1
+    assert len(label_sets(registry, REQUESTS)) == 1
+
+
 def test_a_body_that_is_given_up_is_a_disconnect(registry: Registry) -> None:
     def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
         start("200 OK", [])
@@ -131,7 +162,12 @@ def hello(request: HttpRequest, **_: Any) -> HttpResponse:
     return HttpResponse("hello")
 
 
+def broken(request: HttpRequest) -> HttpResponse:
+    raise LookupError("no such luck")
+
+
 urlpatterns = [
+    path("broken", broken),
     path("items/<int:pk>/", hello),
     path("v2/", include([path("users/<slug:name>", hello)])),
     re_path(r"^old/(?P<pk>[0-9]+)/$", hello),
@@ -151,9 +187,10 @@ EXPECTED = {
     ("GET", "/items/<int:pk>/", "200"),
     ("GET", "/v2/users/<slug:name>", "200"),
     ("GET", "^old/(?P<pk>[0-9]+)/$", "200"),
+    ("GET", "/broken", "500"),
     ("GET", "unmatched", "404"),
 }
-PATHS = ("/items/7/", "/v2/users/ann", "/old/3/", "/nothing")
+PATHS = ("/items/7/", "/v2/users/ann", "/old/3/", "/broken", "/nothing")
 
 
 @pytest.mark.usefixtures("django_ready")
@@ -163,6 +200,7 @@ def test_django_is_counted_by_its_patterns(registry: Registry) -> None:
         for each in PATHS:
             fetch(url + each)
     assert label_sets(registry, REQUESTS) == EXPECTED
+    assert exceptions(registry) == {("GET", "/broken", "LookupError"): 1}
 
 
 @pytest.mark.usefixtures("django_ready")
@@ -177,6 +215,7 @@ async def test_django_over_asgi_likewise(registry: Registry) -> None:
             async with session.get(url + each):
                 pass
     assert label_sets(registry, REQUESTS) == EXPECTED
+    assert exceptions(registry) == {("GET", "/broken", "LookupError"): 1}
 
 
 def test_a_client_that_hangs_up_early_does_no_harm(registry: Registry) -> None:
