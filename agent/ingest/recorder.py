@@ -204,9 +204,9 @@ class Recorder:
             ref = self._ref(name, type_, labels)
             number = _number(value)
             if isinstance(ref, str):
-                self._drop(ref)
+                self._refuse(ref, name)
             elif number is None:
-                self._drop("value")
+                self._refuse("value", name)
             else:
                 refs.append(ref)
                 times.append(ts_ms)
@@ -272,6 +272,20 @@ class Recorder:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
         self._wake.clear()
+
+    def _refuse(self, reason: str, name: object) -> None:
+        """Drop a value that can't be used, and say so the first time; who recorded it can't see."""
+        if not self.stats.dropped[reason]:
+            import logging
+
+            shown = repr(name[:100]) if isinstance(name, str) else f"a {type(name).__name__}"
+            logging.getLogger(__name__).warning(
+                "values of record() are dropped (%s), first one of %s; "
+                "tachograph_recorded_values_dropped_total counts them",
+                reason,
+                shown,
+            )
+        self._drop(reason)
 
     def _drop(self, reason: str, count: int = 1) -> None:
         with self._lock:
