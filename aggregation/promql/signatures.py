@@ -87,6 +87,8 @@ def _functions() -> dict[str, Function]:
         add(name, gives=_SCALAR, experimental=True)
     for name in ("min_of", "max_of"):
         add(name, _SCALAR, _SCALAR, gives=_SCALAR, experimental=True)
+    # MetricsQL's word, with which vmalert asks how long its alerts were pending before it started.
+    known["default_rollup"] = known["last_over_time"]
     return known
 
 

@@ -56,6 +56,13 @@ def test_parts_of_dates_are_those_of_the_calendar(seconds: int) -> None:
     assert {name: int(part(values)[0]) for name, part in DATES.items()} == expected
 
 
+def test_vmalert_is_answered_when_it_asks_for_its_alerts_of_before() -> None:
+    querier = MemoryQuerier()
+    querier.add({"__name__": "ALERTS_FOR_STATE", "alertname": "Down"}, [(-60_000, 1_767_571_200)])
+    asked = 'default_rollup(ALERTS_FOR_STATE{alertname="Down"}[3600s])'
+    assert answer(querier, asked) == {'ALERTS_FOR_STATE{alertname="Down"}': 1_767_571_200}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
