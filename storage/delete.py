@@ -29,7 +29,7 @@ from .seal import (
     encode_points,
 )
 from .sqlite import transaction
-from .sweep import delete_chunks, delete_rollups
+from .sweep import delete_chunks, delete_rollups, delete_series
 
 if TYPE_CHECKING:
     from .store import Store
@@ -160,16 +160,7 @@ class Eraser:
         store.current.forget(dead)
         next_ref = store.index.next_ref
 
-        def job(connection: sqlite3.Connection) -> None:
-            with transaction(connection):
-                connection.execute(
-                    "INSERT OR REPLACE INTO meta VALUES ('next_ref', ?)", (next_ref,)
-                )
-                connection.executemany(
-                    "DELETE FROM series WHERE id = ?", [(ref,) for ref in dead.tolist()]
-                )
-
-        await self._writer.run(job)
+        await self._writer.run(lambda connection: delete_series(connection, dead, next_ref))
         store._forget(dead, NEVER_MS + 1)
 
     def _in_head(self) -> RefArray:

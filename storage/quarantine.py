@@ -10,7 +10,7 @@ from .catalogue import Ledger
 from .keys import REF_MAX, split_rollup_key
 from .seal import bump_generation
 from .sqlite import transaction
-from .sweep import mark_orphaned
+from .sweep import NEXT_REF, mark_orphaned
 
 _QUARANTINE: Final = (
     "INSERT INTO quarantine (found_ms, source, key, data) "
@@ -18,7 +18,6 @@ _QUARANTINE: Final = (
 )
 #: Where a table keeps what is worth looking at, if not in `data`.
 _CONTENT: Final = {"series": "labels", "layout": "refs"}
-_NEXT_REF: Final = "INSERT OR REPLACE INTO meta VALUES ('next_ref', ?)"
 _QUARANTINE_CHUNKS: Final = (
     "INSERT INTO quarantine (found_ms, source, key, data) "
     "SELECT ?, 'chunk', id, data FROM chunk WHERE id BETWEEN ? AND ? AND block = ?"
@@ -69,7 +68,7 @@ def set_aside(
             connection.execute(_QUARANTINE_CHUNKS, (now_ms, key & ~REF_MAX, key | REF_MAX, key))
         mark_orphaned(connection, gone)
         # The chunks of a damaged series stay: another one must not get its number.
-        connection.execute(_NEXT_REF, (next_ref,))
+        connection.execute(NEXT_REF, (next_ref,))
         for table, key in moved:
             _, day, ref = split_rollup_key(key)
             # It is made anew from raw samples, where there are any.

@@ -28,6 +28,7 @@ from .sweep import (
     cut_log,
     delete_chunks,
     delete_rollups,
+    delete_series,
     mark_orphaned,
     rollup_keys,
     used_bytes,
@@ -297,17 +298,8 @@ class Retention:
         dead = refs[newest_ms < cutoff_ms]
         next_ref = self._index.next_ref
 
-        def job(connection: sqlite3.Connection) -> None:
-            with transaction(connection):
-                connection.execute(
-                    "INSERT OR REPLACE INTO meta VALUES ('next_ref', ?)", (next_ref,)
-                )
-                connection.executemany(
-                    "DELETE FROM series WHERE id = ?", [(ref,) for ref in dead.tolist()]
-                )
-
         if len(dead):
-            await self._writer.run(job)
+            await self._writer.run(lambda connection: delete_series(connection, dead, next_ref))
             self._forget(dead, cutoff_ms)
             self._stats.retention_rows["series"] += len(dead)
 

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Collection, Container, Iterable, Sequence
 from typing import Final
 
+from .frame import RefArray
 from .keys import REF_MAX
 from .sqlite import WriterThread, transaction
 
@@ -24,6 +25,16 @@ _MARK: Final = "INSERT OR IGNORE INTO orphaned (block) VALUES (?)"
 _UNMARK: Final = "DELETE FROM orphaned WHERE block = ?"
 _CHUNKS: Final = "SELECT id, block FROM chunk WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
 _ROLLUPS: Final = "SELECT id FROM rollup WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
+
+#: Numbers that were given out stay used.
+NEXT_REF: Final = "INSERT OR REPLACE INTO meta VALUES ('next_ref', ?)"
+
+
+def delete_series(connection: sqlite3.Connection, refs: RefArray, next_ref: int) -> None:
+    """Delete the rows of series that have nothing left, and note the number of the next new one."""
+    with transaction(connection):
+        connection.execute(NEXT_REF, (next_ref,))
+        connection.executemany("DELETE FROM series WHERE id = ?", [(ref,) for ref in refs.tolist()])
 
 
 def mark_orphaned(connection: sqlite3.Connection, blocks: Iterable[int]) -> None:
