@@ -182,7 +182,8 @@ class Metric(ABC, Generic[S]):
 class _Unlabelled:
     """Stands in for a series where labels are needed and none were given: it takes nothing."""
 
-    value = float("nan")
+    value = sum = float("nan")
+    count = 0
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -278,6 +279,14 @@ class Histogram(Metric[HistogramSeries]):
 
     def observe(self, value: float) -> None:
         self._only.observe(value)
+
+    @property
+    def count(self) -> int:
+        return self._only.count
+
+    @property
+    def sum(self) -> float:
+        return self._only.sum
 
     def time(self) -> Timer:
         """Measure a block or a function: ``with h.time(): ...`` or ``@h.time()``."""

@@ -48,11 +48,16 @@ def adopt_prometheus(
     Args:
         source: Without it prometheus_client's default registry.
         modes: What becomes of gauges of several processes, by name; ``sum`` if not said.
+
+    Raises:
+        TypeError: The source is no registry or collector.
     """
     if source is None:
         from prometheus_client import REGISTRY as default_source
 
         source = default_source
+    if not callable(getattr(source, "collect", None)):
+        raise TypeError(f"{type(source).__name__} is no registry: it has no collect()")
     registry = registry or REGISTRY
     adoption = _Adoption(source, registry, {**_MODES, **(modes or {})})
     registry.before_drain(("prometheus", id(source)), adoption.read)

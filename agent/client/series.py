@@ -135,7 +135,10 @@ class GaugeSeries:
 
     def set_function(self, function: Callable[[], float]) -> None:
         """Ask ``function`` for the value whenever it is handed on; it must not wait."""
-        self._function = function
+        if callable(function):
+            self._function = function
+        else:
+            self._owner.drop("function")
 
     def refresh(self) -> None:
         """Ask the function, if there is one."""

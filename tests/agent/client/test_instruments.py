@@ -301,6 +301,11 @@ def test_a_prometheus_registry_is_adopted(registry: Registry) -> None:
     assert payload == [24, 1, 2, 2, 2]  # the sum, then pairs of place and count
 
 
+def test_what_cannot_be_adopted_is_said(registry: Registry) -> None:
+    with pytest.raises(TypeError, match="str is no registry"):
+        adopt_prometheus("metrics", registry=registry)  # type: ignore[arg-type]
+
+
 def test_forked_what_was_adopted_before_is_the_parents(registry: Registry) -> None:
     source = prometheus_client.CollectorRegistry()
     jobs = prometheus_client.Counter("jobs", "Jobs.", registry=source)

@@ -197,6 +197,24 @@ def test_what_is_dropped_is_said_once_with_its_place(registry: Registry) -> None
     assert registry.complaints() == []
 
 
+def test_what_was_counted_can_be_asked_for(registry: Registry) -> None:
+    took = registry.histogram("took_seconds")
+    took.observe(2)
+    took.observe(3)
+    assert (took.count, took.sum) == (2, 5)
+    parts = registry.histogram("part_seconds", "Parts.", ("part",))
+    parts.labels("a").observe(2)
+    assert (parts.labels("a").count, parts.labels("a").sum) == (1, 2)
+    assert parts.count == 0
+
+
+def test_a_function_that_is_none_is_dropped_where_it_is_set(registry: Registry) -> None:
+    registry.gauge("level").set_function(5)  # type: ignore[arg-type]
+    registry.refresh()
+    assert registry.dropped == {"function": 1}
+    assert "client/test_registry.py:" in registry.complaints()[0]
+
+
 def test_a_label_that_explodes_is_said_once_with_its_place() -> None:
     registry = Registry(Limits(series_per_metric=2))
     jobs = registry.counter("jobs_total", "Jobs.", ("user",))
