@@ -71,9 +71,10 @@ log = logging.getLogger(__name__)
 
 #: How long a component may take to stop; all of them together stay under systemd's default of 90 s.
 _STOP_S: Final = 5.0
-#: How soon other threads get the interpreter while one computes. At 0.5 ms instead of 5 the p99 of
-#: /metrics under heavy queries falls from 22 ms to 4-7 ms.
-_SWITCH_INTERVAL_S: Final = 0.0005
+#: How soon other threads get the interpreter while one computes; Python's own is 5 ms. A page waits
+#: for it several times (sockets and NumPy let go of it): under heavy queries 0.1 ms instead of 0.5
+#: halves the p99 of /metrics, and no fewer are answered (benchmarks/exposition_under_load.py).
+_SWITCH_INTERVAL_S: Final = 0.0001
 #: Samples of one scraped page, at the least.
 _PAGE_SAMPLES: Final = 250_000
 #: Kept in the state while an agent runs; found at the start, the one before was cut off.

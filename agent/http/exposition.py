@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress
 from typing import Final, ParamSpec, Protocol, TypeVar
@@ -32,6 +32,10 @@ _INLINE_LINES: Final = 20_000
 # zlib does 300 MB/s at level 1; level 6 saves another 8 % of the bytes for twice that time.
 _INLINE_GZIP_BYTES: Final = 128 * 1024
 _GZIP_LEVEL: Final = 1
+# For more than 500 elements NumPy lets other threads have the interpreter, and getting it back from
+# queries takes up to a millisecond each time: a page, which computes for 0.2 ms, would do so twenty
+# times (benchmarks/exposition_under_load.py).
+_SLICE: Final = 480
 # Beyond this share of changed values, setting all of them costs less than picking them out.
 _REPLACE_ALL_SHARE: Final = 0.25
 
@@ -186,8 +190,11 @@ class ExpositionRenderer:
 
     def _prepare(self, style: Style, now_ms: int) -> tuple[_View, _Reading]:
         """Take the values, and the view they go to; not in another thread, both change here."""
-        ts_ms, values = self._current.get(self._known.refs)
-        shown = (ts_ms > now_ms - self._lookback_ms) & ~is_stale(values)
+        refs, oldest_ms = self._known.refs, now_ms - self._lookback_ms
+        values, shown = np.empty(len(refs)), np.empty(len(refs), dtype=np.bool_)
+        for part in _slices(len(refs)):
+            ts_ms, values[part] = self._current.get(refs[part])
+            shown[part] = (ts_ms > oldest_ms) & ~is_stale(values[part])
         for other, kept in tuple(self._views.items()):
             if kept.asked_ms <= now_ms - self._lookback_ms:
                 del self._views[other]
@@ -231,24 +238,26 @@ class _View:
         return (
             self._series_version != reading.known.version
             or self._metadata_version != self._metadata.version
-            or not np.array_equal(self._shown, reading.shown)
+            or self._shown.tobytes() != reading.shown.tobytes()
         )
 
     def update(self, reading: _Reading) -> None:
         fresh = self.is_outdated(reading)
         if fresh:
             self._lay_out(reading)
-        values = reading.values[self._line_places]
+        values = np.empty(len(self._line_places))
+        for part in _slices(len(values)):
+            values[part] = reading.values[self._line_places[part]]
         bits = values.view(np.uint64)
+        if not fresh and bits.tobytes() == self._bits.tobytes():
+            return
         changed = np.flatnonzero(bits != self._bits) if len(bits) == len(self._bits) else None
         if fresh or changed is None or len(changed) > len(bits) * _REPLACE_ALL_SHARE:
             self._pieces[1:-1:2] = format_values(values)
-        elif len(changed):
+        else:
             texts = format_values(values[changed])
             for place, text in zip((2 * changed + 1).tolist(), texts, strict=True):
                 self._pieces[place] = text
-        else:
-            return
         self._bits = bits
         self.body = b"".join(self._pieces)
         self.gzipped = b""
@@ -344,6 +353,13 @@ def routes(renderer: ExpositionRenderer, clock: Clock) -> list[web.RouteDef]:
         return web.Response(body=body, headers=headers)
 
     return [web.get("/metrics", metrics)]
+
+
+def _slices(length: int) -> Iterator[slice]:
+    """Yield slices over arrays of so many lines; a single one where that is the smaller evil."""
+    size = _SLICE if length <= _INLINE_LINES else length
+    for low in range(0, length, size):
+        yield slice(low, low + size)
 
 
 def _know(series: Sequence[Series], version: int) -> _Known:
