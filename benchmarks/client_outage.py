@@ -3,13 +3,15 @@ Whether a backend feels that its agent stops for two minutes and comes back.
 
     python benchmarks/client_outage.py
     python benchmarks/client_outage.py --signal term --seconds-down 120 --seconds-up 60
+    sudo python benchmarks/client_outage.py --realtime
 
 Three processes: an agent, a backend that pushes to it, and the same backend without our client. One
 driver sends both the same steady load, one request to each in turn, so that whatever else happens
 on the machine shows in both. Times of requests are seen by the driver; the rest is measured in the
 backends (probed_backend.py): what our code takes of a request, of the event loop's steps, and for
 how long our thread keeps the interpreter, by the clock on the wall and by that of the processor,
-which other processes don't move. Ends with 1 if a count is wrong or something was logged.
+which other processes don't move. ``--realtime`` keeps those away from driver and backends. Ends
+with 1 if a count is wrong or something was logged.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -41,13 +44,13 @@ EXPECTED_LOG = ("metrics are kept until it is back", "is back", "values are drop
 class Backend:
     """A backend's process, and one connection to it."""
 
-    def __init__(self, name: str, address: str, log: Path) -> None:
+    def __init__(self, name: str, address: str, log: Path, *options: str) -> None:
         self.name, self.log = name, log
         self.took_ns = array("q")
         self.sent = 0
         with log.open("wb") as file:
             self._process = subprocess.Popen(
-                [sys.executable, str(HERE / "probed_backend.py"), address],
+                [sys.executable, str(HERE / "probed_backend.py"), address, *options],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
@@ -208,7 +211,7 @@ def report(phase: str, client: Backend, control: Backend) -> None:
     for name, row in (
         (client.name, found["late"]),
         (control.name, bare["late"]),
-        ("of it our thread, at most", found["blamed"]),
+        ("of it our thread, all stretches", found["blamed"]),
     ):
         p50, p99, p999, most = row["wall"]
         print(f"{name:<34}{row['count']:>8}{p50:>9.0f}{p99:>8.0f}{p999:>8.0f}{most:>8.0f}", end="")
@@ -268,7 +271,9 @@ def main() -> int:
     parser.add_argument("--seconds-up", type=float, default=60.0, help="before, and afterwards")
     parser.add_argument("--rate", type=float, default=200.0, help="requests a second to each")
     parser.add_argument("--signal", choices=("kill", "term"), default="kill")
+    parser.add_argument("--realtime", action="store_true", help="needs root")
     options = parser.parse_args()
+    more = ["--realtime"] if options.realtime else []
     number = signal.SIGKILL if options.signal == "kill" else signal.SIGTERM
     gc.disable()  # the driver's own pauses are not the backends'
     with tempfile.TemporaryDirectory() as directory:
@@ -277,10 +282,14 @@ def main() -> int:
         try:
             agent.start()
             agent.wait_ready()
-            client = Backend("with our client", agent.socket, Path(directory, "client.log"))
+            client = Backend("with our client", agent.socket, Path(directory, "client.log"), *more)
             backends.append(client)
-            control = Backend("without", "-", Path(directory, "control.log"))
+            control = Backend("without", "-", Path(directory, "control.log"), *more)
             backends.append(control)
+            if options.realtime:
+                # The driver, too, but not the agent that it starts again.
+                policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
+                os.sched_setscheduler(0, policy, os.sched_param(1))
             drive(backends, 3.0, options.rate)
             for backend in backends:
                 backend.took_ns = array("q")

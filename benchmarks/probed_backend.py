@@ -4,6 +4,7 @@ The backend of client_outage.py, which measures what holds its event loop; run a
     python benchmarks/probed_backend.py SOCKET    with our client, which pushes to that agent
     python benchmarks/probed_backend.py -         the same without it
 
+``--realtime`` behind that runs it before all other processes of the machine, which needs root.
 Prints its port. ``GET /probe`` gives what was measured since it was last asked, as JSON. Linux.
 """
 
@@ -201,7 +202,8 @@ class Ticker:
     A timer of the kernel that wakes the loop every millisecond: how late is it seen?
 
     A lateness has many reasons. What the client's thread did since the tick before, by the clock of
-    its processor time, is the most of it that it can be blamed for.
+    its processor time, is the most of it that it can be blamed for. The thread gives way several
+    times meanwhile: a loop that has a core to run on waits for one stretch and not for their sum.
     """
 
     def __init__(self, late: Samples, blamed: Samples) -> None:
@@ -242,6 +244,8 @@ class Ticker:
 
 async def main() -> None:
     address = sys.argv[1]
+    if "--realtime" in sys.argv:
+        go_before_others()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     names = ("middleware", "calls", "steps", "client steps", "client thread", "late", "blamed")
     probes: Probes = {name: Samples() for name in names}
@@ -288,6 +292,11 @@ async def main() -> None:
     print(runner.addresses[0][1], flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     await runner.cleanup()
+
+
+def go_before_others() -> None:
+    """Have this thread, and those that it makes, run before all usual ones."""
+    os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
 def rss_kib() -> int:

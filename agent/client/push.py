@@ -180,6 +180,7 @@ class Pusher:
         except Exception as error:
             self._disconnect()
             self.last_error = str(error) or type(error).__name__
+            self._breathe()
             if not self.failures:
                 self._log.warning("%s; metrics are kept until it is back", self.last_error)
             self.failures += 1
