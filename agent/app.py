@@ -48,6 +48,7 @@ from .http.server import HttpServer, is_loopback, split_listen
 from .http.status import ProcessFacts
 from .http.targets import TargetFacts, Targets
 from .ingest.exposition import Exemplar as PageExemplar
+from .ingest.own_series import OwnSeries
 from .ingest.recorder import Recorder
 from .loop_lag import LoopLag
 from .maintenance import Maintenance
@@ -347,7 +348,7 @@ class Agent:
         )
         self.history = HistoryEndpoint(self.store, clock, config.http)
         self.exposition = exposition.ExpositionRenderer(
-            self.store.index,
+            self.store.index if config.http.metrics_of_remote_writers else OwnSeries(self.store),
             self.store.current,
             self.store.families,
             config.promql.lookback_ms,

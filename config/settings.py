@@ -385,6 +385,12 @@ class HttpSettings:
     )
     lifecycle: bool = setting(True, Flag(), "Allow `POST /-/reload`.")
     admin_api: bool = setting(False, Flag(), "Allow deleting series and taking backups by API.")
+    metrics_of_remote_writers: bool = setting(
+        False,
+        Flag(),
+        "Show on `/metrics` what others remote-write, too. A Prometheus must not do both: write to "
+        "this agent and scrape it; it would be sent its own samples for ever.",
+    )
     max_connections: int = setting(1000, Integer(1), "Most connections at a time.")
     max_body_bytes: int = setting(
         32 * MIB, Size(KIB), "Longest request body, also after decompression."
@@ -417,11 +423,14 @@ class PromqlSettings:
     )
     timeout_ms: int = setting(2 * MINUTE, Duration(10 * MILLISECOND), "How long a query may take.")
     max_samples: int = setting(
-        50_000_000, Integer(1), "Most samples that one query may hold in memory."
+        10_000_000,
+        Integer(1),
+        "Most samples that one query may hold in memory, at some 20 bytes each.",
     )
-    # Python computes in one thread at a time: with four instead of two no more queries are answered
-    # in a second, and /metrics waits twice as long (benchmarks/exposition_under_load.py).
-    max_concurrency: int = setting(2, Integer(1, 256), "Most queries evaluated at a time.")
+    # Python computes in one thread at a time, so two answer no fewer queries in a second, and let
+    # /metrics wait half as long (benchmarks/exposition_under_load.py). But two that run until their
+    # timeout must not keep everybody else from being answered.
+    max_concurrency: int = setting(4, Integer(1, 256), "Most queries evaluated at a time.")
     experimental: bool = setting(
         False, Flag(), "Allow functions and aggregations that Prometheus calls experimental."
     )

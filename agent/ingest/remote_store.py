@@ -24,13 +24,12 @@ from ...storage.model import Kind, Labels, Metadata, MetricType
 from ...storage.sink import REFUSALS
 from ...storage.store import Store
 from .naming import kind_of, text_fault
+from .own_series import REMOTE_PREFIX
 from .remote_columns import Template
 from .remote_plan import Columns, Plan, make_plan
 from .remote_series import Fresh, Refused, SeriesTable
 from .remote_write import WriteBatch, read_series
 
-#: What the names of the groups of remote series begin with; the rest is ``<job>/<instance>``.
-GROUP_PREFIX: Final = "remote/"
 #: Groups made here. A group costs some kB, and instances come and go: the series of further ones
 #: are kept as points.
 _GROUPS_MAX: Final = 2_000
@@ -209,14 +208,14 @@ class RemoteWriter:
         if not home.has_ticks:
             home = self._group_for(labels, sender)  # it adopts what was imported or pushed so far
         # Ticks of a group have one collector. Who else writes the same series writes points.
-        if not home.name.startswith(GROUP_PREFIX):
+        if not home.name.startswith(REMOTE_PREFIX):
             return ref, 0
         self._groups[home.number] = home
         return ref, home.number
 
     def _group_for(self, labels: Labels, sender: str) -> Group:
         job, instance = labels.get("job"), labels.get("instance")
-        name = f"{GROUP_PREFIX}{job}/{instance}" if job or instance else f"{GROUP_PREFIX}{sender}"
+        name = f"{REMOTE_PREFIX}{job}/{instance}" if job or instance else f"{REMOTE_PREFIX}{sender}"
         if not self._store.has_group(name):
             if self._made >= _GROUPS_MAX:
                 return self._store.group("points")

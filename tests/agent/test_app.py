@@ -15,6 +15,7 @@ import pytest
 from tachograph.agent.app import Agent
 from tachograph.agent.http.server import ListenError
 from tachograph.agent.tail import tail
+from tachograph.agent.wire import prompb, snappy
 from tachograph.config import Config, load_config
 from tachograph.storage.errors import StoreLocked
 
@@ -76,6 +77,28 @@ async def test_host_metrics_are_exposed_and_stored(
         assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         stored = await values(session, agent, "oht50_memory_total_bytes")
         assert f"oht50_memory_total_bytes {stored[-1]}\n" in page
+
+
+@pytest.mark.parametrize("shown", [False, True])
+async def test_what_a_prometheus_writes_is_on_metrics_only_if_asked_for(
+    tmp_path: Path, session: aiohttp.ClientSession, shown: bool
+) -> None:
+    async with Agent(config(tmp_path, f"http.metrics_of_remote_writers={shown}")) as agent:
+        await push(session, agent, {"name": "orders", "value": 7, "labels": {"shop": "a"}})
+        now_ms = agent.clock.now_ms()
+        written = ([("__name__", "up"), ("job", "shop")], [(1.0, now_ms)])
+        async with session.post(
+            f"{agent.url}/api/v1/write",
+            data=snappy.compress(prompb.write_request([written])),
+            headers={"Content-Type": "application/x-protobuf", "Content-Encoding": "snappy"},
+        ) as response:
+            assert response.status == 204, await response.text()
+        async with session.get(f"{agent.url}/metrics") as response:
+            lines = (await response.text()).splitlines()
+        assert 'orders{shop="a"} 7' in lines
+        assert ('up{job="shop"} 1' in lines) == shown
+        async with session.get(f"{agent.url}/federate", params={"match[]": "up"}) as response:
+            assert 'up{job="shop"' in await response.text()
 
 
 async def test_a_tier_or_aggregate_that_is_none_names_those_there_are(
