@@ -102,6 +102,8 @@ class Outbox:
         self._labels = {str(name): as_unicode(str(value)) for name, value in (labels or {}).items()}
         self._interval_ms = interval_ms
         # 52 bits: a float64 holds them exactly, and the agent keeps them as a sample.
+        #: The process ends after the last message, so that nobody will ask again where it stood.
+        self.is_final = False
         self.worker = f"{int.from_bytes(os.urandom(7), 'big') >> 4:013x}"
         self._session = ""
         self._is_known = False
@@ -284,6 +286,8 @@ class Outbox:
             self._told_series.difference_update(gone)
         if is_last:
             message["bye"] = True
+            if self.is_final:
+                message["ends"] = True
         return message
 
     def _define(self, each: Drained) -> list[Any]:

@@ -82,6 +82,8 @@ class Pusher:
         """Begin to hand on, unless somebody else does, or it is switched off."""
         if is_disabled() or self._thread is not None or self.registry.reader is not None:
             return
+        if self._outbox.is_final:
+            return  # the agent was told that there is nothing more to come
         # What the thread needs is imported here: were it in the middle of an import at a fork, the
         # child would have half a module.
         import json
@@ -105,11 +107,17 @@ class Pusher:
         self._wake.set()
         return done.wait(timeout_s) and not self.failures
 
-    def close(self, timeout_s: float = _GOODBYE_S) -> None:
-        """Hand on the last and stop; afterwards somebody else may. May be called twice."""
+    def close(self, timeout_s: float = _GOODBYE_S, *, is_final: bool = False) -> None:
+        """
+        Hand on the last and stop; afterwards somebody else may. May be called twice.
+
+        Args:
+            is_final: The process ends, and this can't be started again.
+        """
         thread, self._thread = self._thread, None
         if thread is None:
             return
+        self._outbox.is_final = is_final
         self._is_closing = True
         self._wake.set()
         thread.join(timeout_s)
@@ -247,10 +255,10 @@ def _finish_with_process(pusher: Pusher) -> None:
     pools, process = modules.get("multiprocessing.util"), modules.get("multiprocessing.process")
     if pools is not None and process is not None and process.parent_process() is not None:
         # After other finalizers, which may count.
-        pools.Finalize(None, pusher.close, exitpriority=-100)
+        pools.Finalize(None, pusher.close, kwargs={"is_final": True}, exitpriority=-100)
     if "celery.signals" in modules:
         modules["celery.signals"].worker_process_shutdown.connect(
-            lambda **_: pusher.close(), weak=False, dispatch_uid="tachograph"
+            lambda **_: pusher.close(is_final=True), weak=False, dispatch_uid="tachograph"
         )
 
 
@@ -289,7 +297,7 @@ def connect(
         import atexit
 
         _is_exit_registered = True
-        atexit.register(disconnect)
+        atexit.register(_disconnect_finally)
     return _pusher
 
 
@@ -297,6 +305,11 @@ def disconnect() -> None:
     """Hand on the last and stop."""
     if _pusher is not None:
         _pusher.close()
+
+
+def _disconnect_finally() -> None:
+    if _pusher is not None:
+        _pusher.close(is_final=True)
 
 
 def flush(timeout_s: float = _TIMEOUT_S) -> bool:

@@ -70,6 +70,7 @@ class Message(msgspec.Struct):
     interval_ms: int = 1_000
     pid: int = 0
     bye: bool = False
+    ends: bool = False
     metrics: list[list[Any]] = []
     series: list[tuple[int, int, list[str]]] = []
     values: list[list[float | str]] = []
@@ -98,7 +99,12 @@ class ClientStats:
 
 @dataclass(slots=True)
 class _Slot:
-    """Where a process stands: what survives its silence, and our restart."""
+    """
+    Where a process stands: what survives its silence, and our restart.
+
+    Attributes:
+        is_over: The process has ended, so nobody will ever ask where it stood.
+    """
 
     number: int
     worker: str
@@ -106,6 +112,7 @@ class _Slot:
     committed: int
     heard_s: float
     session: str = ""
+    is_over: bool = False
 
 
 @dataclass(slots=True)
@@ -206,12 +213,15 @@ class ClientIntake:
         return {slot.number: (int(slot.worker, 16), slot.applied) for slot in slots}
 
     def commit(self, positions: Positions) -> None:
-        """Learn that a tick with these positions is committed."""
+        """Learn that a tick with these positions is committed, and free the slots of the dead."""
         by_number = {slot.number: slot for slot in self._slots.values()}
         for number, (worker, applied) in positions.items():
             slot = by_number.get(number)
             if slot is not None and int(slot.worker, 16) == worker:
                 slot.committed = max(slot.committed, applied)
+                # Not before: until then its slot says which of its messages the totals hold.
+                if slot.is_over and slot.committed >= slot.applied:
+                    del self._slots[slot.worker]
 
     async def _restore_positions(self) -> None:
         if self._is_restored:
@@ -246,6 +256,7 @@ class ClientIntake:
         """
         self.stats.greetings += 1
         self._sessions += 1
+        slot.is_over = False
         slot.session = f"{self._life}-{self._sessions}"
         return _answer(slot) | {"greeting": True}
 
@@ -291,6 +302,7 @@ class ClientIntake:
         slot.applied = max(slot.applied, message.number)
         self.stats.messages += 1
         if message.bye:
+            slot.is_over = message.ends
             self._dismiss(worker)
 
     def _checked(self, definition: Definition | None) -> Definition | None:

@@ -86,7 +86,7 @@ async def push(agent: Agent, worker: Worker, *, fault: str = "") -> None:
         if not outbox.is_connected:
             await deliver(agent, outbox, outbox.greeting())
         taken = True
-        for message in outbox.messages():
+        for message in outbox.messages(is_last=outbox.is_final):
             if fault == "request":
                 outbox.lost()
                 return
@@ -104,7 +104,10 @@ async def push(agent: Agent, worker: Worker, *, fault: str = "") -> None:
 
 STEP = st.tuples(
     st.sampled_from(
-        ["inc", "inc", "push", "push", "lose request", "lose answer", "tick", "crash", "gone"]
+        [
+            *("inc", "inc", "push", "push", "lose request", "lose answer"),
+            *("tick", "crash", "gone", "end"),
+        ]
     ),
     st.integers(0, 2),
     st.integers(1, 5),
@@ -146,6 +149,14 @@ async def _run(steps: list[tuple[str, int, int]]) -> None:
             await clock.advance(60_000)
             agent.intake.expire()
             agent.tick()
+        elif action == "end":
+            # Its slot is free with that tick, and soon another's.
+            worker.outbox.is_final = True
+            await push(agent, worker)
+            agent.tick()
+            name = int(worker.outbox.worker, 16)
+            assert name not in {each for each, _ in agent.intake.positions().values()}
+            workers[number] = Worker()
     for worker in workers:
         await push(agent, worker)
     agent.tick()

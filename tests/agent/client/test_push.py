@@ -191,6 +191,36 @@ async def test_pool_processes_that_end_have_told_everything(
             await until(lambda: value_of(session, agent.url, "jobs_total"), 18)
 
 
+async def test_processes_that_come_and_go_leave_no_slots_behind(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(
+        "import tachograph\n"
+        "tachograph.connect('client.sock', interval_s=60)\n"
+        "tachograph.counter('jobs_total').inc()\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # With a registry of its own, as that of this process may have series, and so a slot.
+    agent = Agent(client_config(tmp_path), registry=Registry())
+    async with agent, aiohttp.ClientSession() as session:
+        for _ in range(3):
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "job.py", cwd=tmp_path, env=env
+            )
+            assert await process.wait() == 0
+        await until(lambda: value_of(session, agent.url, "jobs_total"), 3)
+        async with asyncio.timeout(10):
+            while agent.backends.intake.positions():
+                await asyncio.sleep(0.01)
+
+
+def test_once_the_agent_was_told_of_the_end_there_is_no_new_beginning(tmp_path: Path) -> None:
+    registry = Registry()
+    pusher = Pusher(registry, Address.of(str(tmp_path / "nobody.sock")))
+    pusher.start()
+    pusher.close(is_final=True)
+    pusher.start()
+    assert registry.reader is None
+
+
 def test_a_connection_that_never_answers_is_given_up(tmp_path: Path) -> None:
     from tachograph.agent.client.connection import Connection, ConnectionFailed
 

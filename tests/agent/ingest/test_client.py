@@ -329,6 +329,55 @@ async def test_slots_are_used_again_after_a_while(agent: Agent) -> None:
     assert list(agent.intake.positions()) == [0]
 
 
+async def test_a_process_that_ends_gives_its_slot_back_with_the_commit(agent: Agent) -> None:
+    stays = Worker(agent)
+    await stays.push()
+    for _ in range(3):
+        ends = Worker(agent)
+        ends.registry.counter("jobs_total").inc()
+        ends.outbox.is_final = True
+        await ends.push(is_last=True)
+        assert list(agent.intake.positions()) == [0, 1], "not before it is committed"
+        await agent.tick()
+        assert list(agent.intake.positions()) == [0]
+        await agent.tick()
+        await stays.push()
+    last = agent.store.groups["client"].last
+    assert is_stale_value(last[Labels.of({"slot": "1"}, "tachograph_client_message")]), (
+        "its series end"
+    )
+
+
+async def test_a_process_that_only_disconnects_keeps_its_slot_for_a_while(agent: Agent) -> None:
+    worker = Worker(agent)
+    jobs = worker.registry.counter("jobs_total")
+    jobs.inc(2)
+    await worker.push(is_last=True)
+    worker.outbox.lost()
+    assert await agent.tick() == {"jobs_total": 2}
+    jobs.inc()
+    await worker.push()  # it connects again, and was never told that its 2 are committed
+    assert next(iter(agent.intake.positions().values()))[1] > 1
+    assert agent.intake.workers == 1
+    assert agent.intake.stats.greetings == 2
+
+
+async def test_what_a_process_said_before_it_ended_is_void_once_its_slot_is_free(
+    agent: Agent,
+) -> None:
+    worker = Worker(agent)
+    await worker.push()
+    worker.registry.counter("jobs_total").inc()
+    worker.outbox.is_final = True
+    (message,) = worker.outbox.messages(is_last=True)
+    await agent.intake.answer(msgspec.json.encode(message))
+    assert await agent.tick() == {"jobs_total": 1}
+    assert agent.intake.positions() == {}
+    answer = await agent.intake.answer(msgspec.json.encode(message))  # by a slow network, again
+    assert msgspec.json.decode(answer)["greeting"]
+    assert agent.intake.stats.messages == 2
+
+
 GOOD = {"v": 1, "worker": "0123456789abc", "session": ""}
 
 
