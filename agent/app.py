@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -266,8 +267,10 @@ class Agent:
             interval_s: Without it ``metrics.collection.business_metrics_interval``.
 
         Raises:
-            ValueError: The name is taken.
+            ValueError: The name is taken, or the interval is not above 0.
         """
+        if interval_s is not None and not 0 < interval_s < math.inf:
+            raise ValueError(f"add_source({name!r}): interval_s is {interval_s}; give some seconds")
         if name in self._callbacks:
             raise ValueError(f"there is a callback called {name!r} already")
 
@@ -277,7 +280,7 @@ class Agent:
                 self.store,
                 callback,
                 name=name,
-                interval_s=interval_s or usual_s,
+                interval_s=usual_s if interval_s is None else interval_s,
                 namespace=self.config.namespace,
                 labels=labels,
             )

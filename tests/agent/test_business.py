@@ -93,6 +93,15 @@ async def test_a_callback_is_asked_until_it_is_removed(file: Path) -> None:
             await agent.remove_source("before")
 
 
+@pytest.mark.parametrize("interval_s", [-1, 0, 0.0, float("nan"), float("inf")])
+def test_an_interval_that_is_none_is_refused(file: Path, interval_s: float) -> None:
+    file.write_text("")
+    agent = Agent(loader(file)())
+    with pytest.raises(ValueError, match=r"add_source\('queue'\): interval_s is .*; give some sec"):
+        agent.add_source(dict, name="queue", interval_s=interval_s)
+    agent.add_source(dict, name="queue", interval_s=0.1)  # the name is still free
+
+
 async def test_one_collection_prints_them(file: Path) -> None:
     out = StringIO()
     assert await print_once(loader(file)(), out) == 1
