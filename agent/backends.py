@@ -18,7 +18,7 @@ from .client.address import is_disabled
 from .client.outbox import Answer, Outbox
 from .client.registry import Registry
 from .collectors.client import ClientSource, Memory
-from .http.client import ClientEndpoint
+from .http.client import ClientEndpoint, switched_off
 from .ingest.client import ClientIntake, Message
 from .ingest.recorder import Recorder
 from .last_values import last_values
@@ -70,7 +70,7 @@ class Backends:
             registry.limits.label_value_bytes = limits.label_value_bytes
 
     def routes(self) -> list[web.AbstractRouteDef]:
-        return self._endpoint.routes() if self.is_enabled else []
+        return self._endpoint.routes() if self.is_enabled else switched_off()
 
     async def start(self) -> None:
         """Open the socket, and take over what this process records."""

@@ -10,6 +10,7 @@ from .address import PUSH_PATH, Address
 #: Longest answer that is read; real ones have 100 bytes.
 _ANSWER_BYTES_MAX: Final = 64 * 1024
 _LENGTH_BYTES: Final = 4
+_REASON_CHARS_MAX: Final = 200
 
 
 class ConnectionFailed(OSError):
@@ -80,8 +81,7 @@ class Connection:
                 size = int(value)
         body = self._take(size)
         if status.split(" ")[1:2] != ["200"]:
-            reason = body[:200].decode("utf-8", "replace")
-            raise ConnectionFailed(f"agent at {self._address} says {status}: {reason}")
+            raise ConnectionFailed(f"agent at {self._address} says {status}: {_reason(body)}")
         return body
 
     def _take(self, size: int) -> bytes:
@@ -99,3 +99,15 @@ class Connection:
         if not part:
             raise ConnectionFailed(f"agent at {self._address} closed the connection")
         self._buffer += part
+
+
+def _reason(body: bytes) -> str:
+    """Return what an answer complains of: the ``error`` of ours, the beginning of any other."""
+    # Whoever pushes has it imported; it costs too much for the others.
+    import json
+
+    try:
+        reason = json.loads(body)["error"]
+    except (ValueError, TypeError, KeyError):
+        reason = body.decode("utf-8", "replace")
+    return str(reason)[:_REASON_CHARS_MAX].strip()

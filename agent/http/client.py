@@ -53,3 +53,15 @@ class ClientEndpoint:
                     ErrorType.UNAVAILABLE, str(error), status=503, retry_after_s=1
                 ) from None
         return web.Response(body=answer, content_type="application/json")
+
+
+def switched_off() -> list[web.AbstractRouteDef]:
+    """What stands in the endpoint's place: whoever pushes learns why nobody takes it."""
+
+    async def refuse(_: web.Request) -> web.Response:
+        raise ApiError(
+            ErrorType.NOT_FOUND,
+            "this agent takes no pushed metrics: metrics.custom.enabled is false",
+        )
+
+    return [web.post(PATH, refuse)]

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -18,6 +19,7 @@ from tachograph.agent.client.push import Pusher
 from tachograph.agent.client.registry import Registry
 from tachograph.agent.listeners.client import ClientListener
 from tachograph.config.errors import TachographError
+from tachograph.config.settings import CustomSettings
 
 COUNT = 'size_bytes_bucket{le="5"}'
 
@@ -132,17 +134,29 @@ async def test_the_way_over_http(tmp_path: Path, body: bytes, type_: str, status
     assert ("greeting" in answer) == (status == 200)
 
 
-async def test_switched_off_there_is_neither_socket_nor_endpoint(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from tachograph.config.settings import CustomSettings
-
+async def test_switched_off_there_is_no_socket_and_who_pushes_is_told_the_setting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = client_config(tmp_path)
     metrics = replace(config.metrics, custom=CustomSettings(enabled=False))
-    async with (
-        Agent(replace(config, metrics=metrics)) as agent,
-        aiohttp.ClientSession() as session,
-        session.post(f"{agent.url}/api/tachograph/v1/client", json={}) as response,
-    ):
-        assert response.status == 404
+    registry = Registry()
+    jobs = registry.counter("jobs_total")
+    async with Agent(replace(config, metrics=metrics)) as agent, aiohttp.ClientSession() as session:
         assert not (tmp_path / "client.sock").exists()
+        url = f"{agent.url}/api/tachograph/v1/client"
+        async with session.post(url, json={}) as response:
+            assert response.status == 404
+            answer = await response.json()
+        assert "metrics.custom.enabled is false" in answer["error"]
+        pusher = Pusher(registry, Address.of(agent.url), interval_s=0.01, retry_max_s=0.01)
+        pusher.start()
+        async with asyncio.timeout(10):
+            while pusher.failures < 3:
+                jobs.inc()
+                await asyncio.sleep(0.01)
+        await asyncio.to_thread(pusher.close)
+    (said,) = [each.getMessage() for each in caplog.records if each.name == "tachograph.client"]
+    assert said.endswith(
+        "says HTTP/1.1 404 Not Found: this agent takes no pushed metrics: "
+        "metrics.custom.enabled is false; metrics are kept until it is back"
+    )
