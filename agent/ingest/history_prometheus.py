@@ -52,5 +52,7 @@ def _unescaped(match: re.Match[bytes]) -> bytes:
         return bytes([int(byte, 16)])
     if code := short or long:
         number = int(code, 16)
-        return chr(number).encode() if number <= 0x10FFFF else match[0]
+        # UTF-8 has no bytes for halves of surrogate pairs, and Go writes none.
+        is_character = number <= 0x10FFFF and not 0xD800 <= number <= 0xDFFF
+        return chr(number).encode() if is_character else match[0]
     return match[0]

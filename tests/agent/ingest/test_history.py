@@ -370,3 +370,11 @@ def test_what_promtool_dumps_is_read_with_the_escapes_of_go() -> None:
         Labels.of({"job": "a", "path": '\t\u200b\0\U0001f600"\n'}, "up"): [1.0],
         Labels.of({"odd label": "x"}, "my.metric"): [1e-07],
     }
+
+
+def test_escapes_that_are_no_characters_stay_as_they_are() -> None:
+    reader = PrometheusTextReader()
+    text = rb"""{__name__="up", path="\ud800 \U00110000"} 1 1500
+"""
+    found = read(reader, text)
+    assert [run.labels for run in found] == [Labels.of({"path": r"\ud800 \U00110000"}, "up")]
