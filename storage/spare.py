@@ -17,6 +17,9 @@ from .keys import DAY_MS
 GROUPS_MAX: Final = 10_000
 #: The group that all further names share while nobody has been silent for long.
 SHARED: Final = "shared"
+#: How long nobody looks again who has found none: a look takes milliseconds, and a sender may come
+#: with a thousand new names at once.
+LOOK_AGAIN_S: Final = 60.0
 
 
 def find_spare(groups: Iterable[Group], homes: IntArray, now_ms: int) -> Group | None:

@@ -45,7 +45,7 @@ from .sealer import Sealer
 from .select import Querier
 from .sink import REFUSALS, Refusal
 from .snapshot import Snapshots
-from .spare import GROUPS_MAX, SHARED, find_spare
+from .spare import GROUPS_MAX, LOOK_AGAIN_S, SHARED, find_spare
 from .sqlite import WriterThread, is_full
 from .stats import StoreStats
 
@@ -136,6 +136,7 @@ class Store:
         )
         self._next_group = 1
         self.groups_max = GROUPS_MAX
+        self._look_for_spare_s = float("-inf")
         self._observers: list[Observer] = []
         self.clock_trust = ClockTrust(clock, self.stats, self._forget_ahead)
         self._noted_ms = 0
@@ -487,14 +488,20 @@ class Store:
     def _share_group(self, name: str) -> Group:
         """There are too many groups: one that is no longer used gets another name."""
         self.stats.groups_shared += 1
-        group = find_spare(self._by_number.values(), self._homes.by_ref, self.clock.now_ms())
-        name = SHARED if group is None else name
-        if group is None:
-            group = self._groups.get(SHARED) or self._add_group(self._next_group, SHARED)
-        self._groups.pop(group.name, None)
-        self._groups[name] = group
-        group.name = name
-        self._intake.add_group(group.number, name)
+        now_s, group = self.clock.monotonic_s(), None
+        if now_s >= self._look_for_spare_s:
+            group = find_spare(self._by_number.values(), self._homes.by_ref, self.clock.now_ms())
+            if group is None:
+                self._look_for_spare_s = now_s + LOOK_AGAIN_S
+        if group is not None:
+            self._groups.pop(group.name, None)
+            self._groups[name] = group
+            group.name = name
+        elif SHARED in self._groups:
+            return self._groups[SHARED]
+        else:
+            group = self._add_group(self._next_group, SHARED)
+        self._intake.add_group(group.number, group.name)
         return group
 
     def _forget(self, refs: RefArray, cutoff_ms: int) -> None:

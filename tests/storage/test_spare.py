@@ -76,6 +76,23 @@ async def test_while_none_is_silent_new_names_share_one_group(
     assert list((await read(store))[D].values()) == bits([float(n) for n in range(40)])
 
 
+async def test_who_found_no_silent_group_looks_again_a_minute_later(
+    store: Store, clock: ManualClock
+) -> None:
+    silent, start = store.group("silent"), clock.now_ms()
+    put(silent, start, {A: 1.0})
+    for name, labels in (("b", B), ("c", C)):
+        put(store.group(name), start + DAY, {labels: 1.0})
+    await store.seal()
+    clock.step(DAY - 1)
+    shared = store.group("d")
+    clock.step(2)
+    assert store.group("e") is shared, "it is silent for a day now, but nobody has looked"
+    await clock.advance(60_000)
+    assert store.group("f") is silent
+    assert (store.groups, store.stats.groups_shared) == (4, 3)
+
+
 async def test_a_group_without_series_is_there_for_the_next_name(store: Store) -> None:
     first = store.group("a")
     for name in "bcdef":
