@@ -17,8 +17,9 @@ import numpy as np
 
 from .catalogue import Block, Ledger
 from .checksum import holds
-from .clock_trust import NOTE_BELIEF
+from .clock_trust import FLOOR_MS, NOTE_BELIEF
 from .codec import decode_chunk, decode_ints, encode_chunk, encode_ints
+from .errors import StorageError
 from .frame import IntArray, RefArray, is_absent
 from .intake import series_row
 from .keys import POINTS_GROUP, REF_MAX, day_of, rollup_key
@@ -67,7 +68,8 @@ class Ahead:
 
 
 async def find_ahead(store: Store, cutoff_ms: int) -> Ahead:
-    """Count the samples after a time. Raises StorageError."""
+    """Count the samples after a time. Raises StorageError, as for a time before 2024."""
+    _refuse_wrong_clock(cutoff_ms)
 
     def job(querier: Querier) -> Ahead:
         samples = series = 0
@@ -93,8 +95,10 @@ async def forget_ahead(store: Store, cutoff_ms: int) -> None:
     rollups are made anew, unless its raw samples have gone: then its rollups stay as they are.
 
     Raises:
-        StorageError: Some of it is deleted; the same call again deletes the rest.
+        StorageError: Some of it is deleted; the same call again deletes the rest. Or nothing is, as
+            the time is before 2024: then the clock is wrong, and not the samples.
     """
+    _refuse_wrong_clock(cutoff_ms)
     await store.seal()
     async with store.sealer.lock:
         blocks = [block for block in store.ledger.catalogue if block.max_ms > cutoff_ms]
@@ -129,6 +133,11 @@ async def forget_ahead(store: Store, cutoff_ms: int) -> None:
             while keys := await rollup_keys(store.writer, low, end):
                 await delete_rollups(store.writer, keys)
                 low = keys[-1] + 1
+
+
+def _refuse_wrong_clock(cutoff_ms: int) -> None:
+    if cutoff_ms < FLOOR_MS:
+        raise StorageError("the clock is before 2024, so that all would lie ahead of it; set it")
 
 
 def _all_series(store: Store) -> list[Series]:

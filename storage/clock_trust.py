@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 #: one that stamped the sample was ahead.
 _BEHIND_MS: Final = 3_600_000
 #: 2024: an earlier clock is wrong for certain, whoever vouches for it.
-_FLOOR_MS: Final = 1_704_067_200_000
+FLOOR_MS: Final = 1_704_067_200_000
 #: Where :attr:`ClockTrust.believed_ms` outlives the process.
 READ_BELIEF: Final = "SELECT v FROM meta WHERE k = 'clock_believed_ms'"
 NOTE_BELIEF: Final = "INSERT OR REPLACE INTO meta VALUES ('clock_believed_ms', ?)"
@@ -60,12 +60,12 @@ class ClockTrust:
             believed_ms: What :attr:`believed_ms` was when it was closed.
         """
         now_ms = self._clock.now_ms()
-        self._newest_ms, self._not_before_ms = newest_ms, max(_FLOOR_MS, newest_ms - _BEHIND_MS)
+        self._newest_ms, self._not_before_ms = newest_ms, max(FLOOR_MS, newest_ms - _BEHIND_MS)
         self._started_s = self._ask_s = self._clock.monotonic_s()
         self.believed_ms = 0
         if now_ms >= self._not_before_ms:
             return
-        if believed_ms and now_ms >= max(_FLOOR_MS, believed_ms - _BEHIND_MS):
+        if believed_ms and now_ms >= max(FLOOR_MS, believed_ms - _BEHIND_MS):
             self._believe(now_ms, "it has been before", believed_ms)
         elif fault := self.fault(now_ms):
             log.warning("%s", fault)
@@ -78,7 +78,7 @@ class ClockTrust:
         """Return why nothing may be stored at this time, empty if it may."""
         if now_ms >= self._not_before_ms:
             return ""
-        if now_ms < _FLOOR_MS:
+        if now_ms < FLOOR_MS:
             return "the clock is before 2024; nothing is stored until it is set"
         now_s = self._clock.monotonic_s()
         if now_s >= self._ask_s:
@@ -98,7 +98,7 @@ class ClockTrust:
 
     def _believe(self, now_ms: int, reason: str, believed_ms: int) -> None:
         self.believed_ms = believed_ms
-        self._not_before_ms = max(_FLOOR_MS, believed_ms - _BEHIND_MS)
+        self._not_before_ms = max(FLOOR_MS, believed_ms - _BEHIND_MS)
         self._stats.clock_corrections += 1
         log.warning(
             "the clock is behind the newest sample, of %s, and is believed, as %s; what is stored "

@@ -85,9 +85,10 @@ def _packages() -> Iterator[Finding]:
 
 
 def _clock() -> Iterator[Finding]:
+    from ...storage.clock_trust import FLOOR_MS
     from ...storage.kernel_clock import is_synchronised
 
-    if time.time() < 1_704_067_200:
+    if time.time() < FLOOR_MS / 1000:
         yield Finding("bad", "clock", "before 2024: nothing is stored until it is set")
     else:
         kept = {True: "synchronised", False: "not synchronised", None: "nobody keeps it"}

@@ -12,6 +12,7 @@ from support.clock import ManualClock
 from support.store import Samples, bits, crash_copy, put, put_points, read, refs_of, store_settings
 from tachograph.aggregation.compactor import Compactor
 from tachograph.storage.ahead import find_ahead, forget_ahead
+from tachograph.storage.errors import StorageError
 from tachograph.storage.keys import day_of
 from tachograph.storage.model import Labels
 from tachograph.storage.store import Store
@@ -54,6 +55,14 @@ class Feed:
             labels: {ts: value for ts, value in samples.items() if ts <= last_ms}
             for labels, samples in self.expected.items()
         }
+
+
+async def collect_a_year_ahead(opened: Open, clock: ManualClock, feed: Feed) -> None:
+    store = await opened()
+    clock.step(YEAR)
+    feed.tick(store)
+    await store.close()
+    clock.step(-YEAR)
 
 
 def newest(store: Store, labels: Labels) -> int:
@@ -121,11 +130,7 @@ async def test_clock_that_is_synchronised_later_is_believed_then(
 
 
 async def test_unsynchronised_clock_is_never_believed(opened: Open, clock: ManualClock) -> None:
-    store = await opened()
-    clock.step(YEAR)
-    Feed(clock).tick(store)
-    await store.close()
-    clock.step(-YEAR)
+    await collect_a_year_ahead(opened, clock, Feed(clock))
     store = await opened()
     await clock.advance(2 * DAY)
     assert store.trouble
@@ -137,11 +142,7 @@ async def test_where_nobody_can_be_asked_an_hour_is_enough(
     opened: Open, clock: ManualClock
 ) -> None:
     feed = Feed(clock)
-    store = await opened()
-    clock.step(YEAR)
-    feed.tick(store)
-    await store.close()
-    clock.step(-YEAR)
+    await collect_a_year_ahead(opened, clock, feed)
     clock.synchronised = None
     store = await opened()
     await clock.advance(HOUR - SECOND)
@@ -161,6 +162,9 @@ async def test_clock_before_2024_is_not_believed_whoever_vouches_for_it(tmp_path
     assert "2024" in store.trouble
     put(store.group("g"), clock.now_ms(), {A: 1.0})
     assert store.stats.dropped == {"clock": 1}
+    for delete in (find_ahead, forget_ahead):
+        with pytest.raises(StorageError, match="2024"):  # all that is stored would go
+            await delete(store, clock.now_ms())
     await store.close()
 
 
@@ -168,11 +172,7 @@ async def test_what_was_believed_is_believed_at_the_next_start(
     opened: Open, clock: ManualClock
 ) -> None:
     feed = Feed(clock)
-    store = await opened()
-    clock.step(YEAR)
-    feed.tick(store)
-    await store.close()
-    clock.step(-YEAR)
+    await collect_a_year_ahead(opened, clock, feed)
     clock.synchronised = True
     store = await opened()
     await store.close()
@@ -194,11 +194,7 @@ async def test_belief_is_noted_while_the_store_runs(
     opened: Open, clock: ManualClock, tmp_path: Path
 ) -> None:
     feed = Feed(clock)
-    store = await opened()
-    clock.step(YEAR)
-    feed.tick(store)
-    await store.close()
-    clock.step(-YEAR)
+    await collect_a_year_ahead(opened, clock, feed)
     clock.synchronised = True
     store = await opened()
     await store._note_belief()
