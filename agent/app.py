@@ -497,6 +497,7 @@ class Agent:
                 "intervalSeconds": status.interval_s,
                 "up": not status.failures,
                 "lastError": status.last_error,
+                "note": status.note,
                 "lastPass": status.last_pass_ms / 1000,
                 "durationSeconds": status.duration_s,
             }

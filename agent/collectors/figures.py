@@ -14,6 +14,7 @@ from ...config.errors import TachographError
 from ...config.secret import MASK
 from ...storage.errors import StoreUnavailable
 from ...storage.sink import Sink
+from .source import Noting
 from .tick import Block, Family, TickWriter
 
 # What the schedule gives a pass beyond its own timeout, to end the series of a failed one.
@@ -72,7 +73,8 @@ class Reader(Protocol):
 
 class BusinessSource:
     """
-    A :class:`~.source.Source`, and :class:`~.source.Ending`, over a reader.
+    A :class:`~.source.Source`, also :class:`~.source.Ending` and :class:`~.source.Noting`, over a
+    reader.
 
     A failed pass ends all series of the source, as a failed scrape does: nobody knows their values
     any more, and an old one must not pass for current. ``tachograph_source_up`` says which.
@@ -138,6 +140,10 @@ class BusinessSource:
 
     def end_series(self, ts_ms: int) -> None:
         self._writer.end(ts_ms)
+
+    @property
+    def note(self) -> str:
+        return self._reader.note if isinstance(self._reader, Noting) else ""
 
     async def _read(self) -> Sequence[Figure]:
         try:

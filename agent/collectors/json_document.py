@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,15 +28,28 @@ from .tick import Family
 if TYPE_CHECKING:
     from jmespath.parser import ParsedResult
 
+LOG = logging.getLogger(__name__)
+
 #: A document up to this long is read in some ms, and so on the event loop.
 _INLINE_BYTES: Final = 16 * 1024
 _PASS: Final = "document"
 
 
+@dataclass(slots=True)
+class JsonStats:
+    """
+    Attributes:
+        unmatched: Documents in which the expressions of a metric led nowhere, by metric.
+    """
+
+    unmatched: Counter[str] = field(default_factory=Counter)
+
+
 @dataclass(frozen=True, slots=True)
 class _Paths:
-    """A metric with its expressions compiled."""
+    """A metric with its expressions, compiled."""
 
+    settings: JsonMetric
     family: Family
     items: ParsedResult | None
     value: ParsedResult
@@ -52,6 +67,9 @@ class JsonReader:
     def __init__(
         self, settings: HttpJsonSource, session: aiohttp.ClientSession, timeout_s: float
     ) -> None:
+        self.stats = JsonStats()
+        #: Which expressions led nowhere in the last document.
+        self.note = ""
         self._settings, self._timeout_s = settings, timeout_s
         client = settings.http_config
         headers = dict(client.http_headers)
@@ -103,20 +121,30 @@ class JsonReader:
         if self._paths is None:
             self._paths = [_compiled(metric) for metric in self._settings.metrics]
         figures: list[Figure] = []
+        notes: list[str] = []
         for paths in self._paths:
+            name = paths.family.name
             try:
-                figures += self._of_metric(paths, document)
+                found, fault = self._of_metric(paths, document)
             except (JMESPathError, RecursionError) as error:
-                raise SourceError(f"{paths.family.name}: {_first_line(error)}") from None
+                raise SourceError(f"{name}: {_first_line(error)}") from None
+            figures += found
+            if fault:
+                notes.append(f"{name}: {fault}")
+                if not self.stats.unmatched[name]:
+                    LOG.warning("source http_json/%s: %s: %s", self._settings.name, name, fault)
+                self.stats.unmatched[name] += 1
+        self.note = "; ".join(notes)
         return figures
 
-    def _of_metric(self, paths: _Paths, document: Any) -> list[Figure]:
+    def _of_metric(self, paths: _Paths, document: Any) -> tuple[list[Figure], str]:
+        """Return the series of a metric, and what led nowhere: an empty list is none of that."""
         name = paths.family.name
         items = [document]
         if paths.items is not None:
             found = paths.items.search(document)
             if found is None:
-                return []
+                return [], f"items: {paths.settings.items!r} matches nothing in the document"
             if not isinstance(found, list):
                 raise SourceError(f"{name}: items lead to no list")
             items = found
@@ -133,13 +161,17 @@ class JsonReader:
                     for label, path in paths.labels.items()
                 }
                 figures.append(Figure.of(paths.family, labels, value))
-        return figures
+        if figures or not items:
+            return figures, ""
+        where = "any item" if paths.items is not None else "the document"
+        return [], f"value: {paths.settings.value!r} matches nothing in {where}"
 
 
 def _compiled(metric: JsonMetric) -> _Paths:
     import jmespath
 
     return _Paths(
+        metric,
         Family(metric.name, MetricType(metric.type), metric.help),
         jmespath.compile(metric.items) if metric.items else None,
         jmespath.compile(metric.value),

@@ -14,7 +14,7 @@ from typing import Final
 from ...storage.clock import Clock
 from ...storage.errors import StoreUnavailable
 from ...storage.sink import Sink
-from .source import Ending, Source
+from .source import Ending, Noting, Source
 from .tick import Block, Family, TickWriter, counter, gauge
 
 LOG = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class SourceStatus:
     Attributes:
         failures: Failed passes in a row; 0 while it works.
         last_error: Text of the newest failure; stays after the source recovers.
+        note: What the newest pass lacked although it worked.
         last_pass_ms, next_pass_ms: Stamp of the last pass and wall time of the next planned one;
             0 for none yet.
     """
@@ -65,6 +66,7 @@ class SourceStatus:
     errors: int = 0
     failures: int = 0
     last_error: str = ""
+    note: str = ""
     last_pass_ms: int = 0
     next_pass_ms: int = 0
     duration_s: float = 0.0
@@ -340,6 +342,7 @@ class Schedule:
             error = raised
         status.duration_s = self._clock.monotonic_s() - began_s
         status.last_pass_ms = ts_ms
+        status.note = source.note if error is None and isinstance(source, Noting) else ""
         status.passes += 1
         self.stats.passes += 1
         self._note(status, error)

@@ -65,6 +65,16 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class Noting(Protocol):
+    """A source whose pass can work and yet lack something."""
+
+    @property
+    def note(self) -> str:
+        """What the last pass lacked; empty if nothing."""
+        ...
+
+
+@runtime_checkable
 class Ending(Protocol):
     """A source whose series end when it is taken off the schedule, not when the agent stops."""
 

@@ -42,9 +42,9 @@ def info(args: argparse.Namespace) -> int:
                 f"{source['intervalSeconds']:g}s",
                 "up" if source["up"] else "DOWN",
                 f"{source['durationSeconds'] * 1000:.1f}ms",
-                source["lastError"] if not source["up"] else "",
+                source.get("note", "") if source["up"] else source["lastError"],
             )
             for source in facts["sources"]
         ]
-        print_table(rows, ("SOURCE", "EVERY", "STATE", "TOOK", "ERROR"))
+        print_table(rows, ("SOURCE", "EVERY", "STATE", "TOOK", "REMARK"))
     return 1 if facts["trouble"] or not all(each["up"] for each in facts["sources"]) else 0

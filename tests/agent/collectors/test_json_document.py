@@ -15,8 +15,9 @@ from aiohttp import web
 from support.sink import MemorySink
 from tachograph.agent.collectors.business import business_sources
 from tachograph.agent.collectors.figures import SourceError
+from tachograph.agent.collectors.json_document import JsonReader
 from tachograph.agent.collectors.scrape_http import open_session
-from tachograph.agent.collectors.source import Source
+from tachograph.agent.collectors.source import Noting, Source
 from tachograph.config import Config
 from tachograph.config.prometheus import Authorization, BasicAuth, HttpClient, HttpHeader
 from tachograph.config.secret import Secret
@@ -127,6 +128,45 @@ async def test_a_long_and_a_packed_document_are_read_in_a_thread(
     peer.body = gzip.compress(peer.body)
     peer.headers["Content-Encoding"] = "gzip"
     assert len(await collected(session, peer)) == 1000
+
+
+async def test_expressions_that_match_nothing_are_counted_and_told_once(
+    peer: Peer, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = (
+        BATTERY,
+        JsonMetric(name="trucks", items="trucks[]", value="load"),
+        JsonMetric(name="typo", items="vehicles[]", value="batery", labels={"v": "id"}),
+        JsonMetric(name="depth", value="queue.depth"),
+        JsonMetric(name="none_online", items="vehicles[?id > `7`]", value="load"),
+    )
+    settings = HttpJsonSource(name="fleet", url=peer.url, metrics=metrics)
+    reader = JsonReader(settings, session, 5.0)
+    notes = [
+        "trucks: items: 'trucks[]' matches nothing in the document",
+        "typo: value: 'batery' matches nothing in any item",
+        "depth: value: 'queue.depth' matches nothing in the document",
+    ]
+    for _ in range(2):
+        assert len(await reader.read()) == 2
+        assert reader.note == "; ".join(notes)
+    assert reader.stats.unmatched == {"trucks": 2, "typo": 2, "depth": 2}
+    assert caplog.messages == [f"source http_json/fleet: {note}" for note in notes]
+    peer.body = json.dumps({**FLEET, "trucks": [], "queue": {"depth": 1}}).encode()
+    assert len(await reader.read()) == 3
+    assert reader.note == notes[1]
+    await reader.close()
+
+
+async def test_what_a_pass_lacked_is_part_of_the_status(
+    peer: Peer, session: aiohttp.ClientSession
+) -> None:
+    metrics = (JsonMetric(name="depth", value="queue.depth"),)
+    asked = source(MemorySink(), session, peer.url, metrics=metrics)
+    assert isinstance(asked, Noting)
+    await asked.collect(1_000)
+    assert asked.note == "depth: value: 'queue.depth' matches nothing in the document"
+    await asked.close()
 
 
 @pytest.mark.parametrize(

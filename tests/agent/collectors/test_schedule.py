@@ -320,6 +320,27 @@ async def test_a_source_that_does_not_back_off_keeps_its_interval(
     assert schedule.status()[0].failures == 13
 
 
+async def test_what_a_pass_lacked_stands_in_the_status_until_the_next(
+    schedule: Schedule, clock: ManualClock
+) -> None:
+    class Noted(FakeSource):
+        note = ""
+
+    def act(pass_number: int) -> None:
+        source.note = "no depth" if pass_number < 3 else ""
+        if pass_number == 2:
+            raise OSError("gone")
+
+    source = Noted(act=act)
+    schedule.add(source)
+    notes: dict[int, str] = {}
+    async with running(schedule):
+        while len(source.stamps) < 4:
+            await advance(clock, 1_000)
+            notes[len(source.stamps)] = schedule.status()[0].note
+    assert (notes[1], notes[2], notes[3]) == ("no depth", "", "")
+
+
 async def test_a_store_that_takes_nothing_makes_no_source_back_off(
     schedule: Schedule, clock: ManualClock
 ) -> None:
