@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from ...config.units import DAY, HOUR
 from .client import Client
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 Rows = list[dict[str, Any]]
 #: A query of one's own data directory is nobody else's burden.
 _SAMPLES_MAX: Final = 500_000_000
+#: How far back the newest sample is looked for, in growing steps, as most are near.
+_NEWEST_SPANS_MS: Final = (HOUR, DAY, 30 * DAY)
+_ALL_TIME_MS: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,14 @@ class Answer:
     infos: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """How many series match a selector, and the time of the newest of their samples, if known."""
+
+    series: int
+    sample_s: float | None
+
+
 class Source(Protocol):
     """Somebody who answers queries."""
 
@@ -62,6 +74,14 @@ class Source(Protocol):
 
     def rollups(self, selector: str, span: Span, tier: str, aggregate: str) -> Answer:
         """Return the buckets of a tier. Raises TachographError."""
+        ...
+
+    def newest(self, selector: str, end_s: float) -> Newest:
+        """
+        Tell how far back samples lie; those much older than ``end_s`` may not be found.
+
+        Raises TachographError.
+        """
         ...
 
 
@@ -96,6 +116,11 @@ class AgentSource:
         ]
         answer = self._client.get("/api/tachograph/v1/rollups", params)
         return Answer(answer["data"]["result"], answer.get("warnings", []))
+
+    def newest(self, selector: str, end_s: float) -> Newest:
+        found = self._client.get("/api/tachograph/v1/series", [("match[]", selector)])["data"]
+        times = [float(each["newest"]) for each in found if "newest" in each]
+        return Newest(len(found), max(times, default=None))
 
 
 class _AsItIs:
@@ -143,6 +168,23 @@ class DirectorySource:
             values = list(map(list, zip(times, format_values(found.values), strict=True)))
             rows.append({"metric": dict(found.series.labels), "values": values})
         return Answer(rows)
+
+    def newest(self, selector: str, end_s: float) -> Newest:
+        from ...config.selector import parse_selector
+        from ...storage.frame import is_absent
+
+        querier, end_ms = self._store.querier, round(end_s * 1000)
+        refs = querier.index.select(parse_selector(selector))
+        newest_ms = None
+        for span_ms in _NEWEST_SPANS_MS:
+            for frame in querier.frames(refs, end_ms - span_ms, _ALL_TIME_MS):
+                # A stale marker counts: it tells when a series ended.
+                there = frame.ts_ms[(~is_absent(frame.values)).any(axis=0)]
+                if len(there):
+                    newest_ms = max(newest_ms or 0, int(there[-1]))
+            if newest_ms is not None:
+                return Newest(len(refs), newest_ms / 1000)
+        return Newest(len(refs), None)
 
 
 @contextmanager

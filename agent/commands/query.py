@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 from typing import Final
 
-from ...config.errors import SelectorError
+from ...config.errors import SelectorError, TachographError
 from ...config.selector import parse_selector
 from ...config.units import DAY, HOUR, MINUTE, SECOND, format_duration, parse_duration
 from .client import AgentUnreachable
 from .errors import WrongUse
-from .evaluate import Answer, Rows, Span, source
+from .evaluate import Answer, Rows, Source, Span, source
 from .options import Subparsers, add_client_options, add_command, add_output_option, client
 from .sparkline import short, sparkline
 from .table import print_table, show_metric, show_time
@@ -38,6 +38,8 @@ _POINTS: Final = 60
 _SPARK_RANGE_MS: Final = HOUR
 #: A range of samples back from one time; rollups have no lookback of their own.
 _LOOKBACK_MS: Final = 5 * MINUTE
+#: Ranges that are proposed.
+_RANGES_MS: Final = (10 * MINUTE, HOUR, 6 * HOUR, DAY, 7 * DAY, 30 * DAY)
 #: Steps that people count in.
 _STEPS_MS: Final = tuple(
     number * unit
@@ -89,6 +91,8 @@ def query(args: argparse.Namespace) -> int:
                 answer = answers.rollups(args.expr, span, args.tier, args.agg or "avg")
             else:
                 answer = answers.query(args.expr, span)
+            is_bare = not answer.rows and args.output in ("table", "spark")
+            hint = _hint(answers, args, span.end_s) if is_bare and not args.tier else ""
     except AgentUnreachable as error:
         raise AgentUnreachable(f"{error}, or read its files with --db DIR") from error
     for word, texts in (("warning", answer.warnings), ("info", answer.infos)):
@@ -97,9 +101,32 @@ def query(args: argparse.Namespace) -> int:
     if args.tier:
         _tidy(answer.rows, newest_only=not args.range)
     _show(args.output, answer, span)
-    if not answer.rows and args.output in ("table", "spark"):
-        print("no series", file=sys.stderr)
+    if is_bare:
+        print(f"no series{hint}", file=sys.stderr)
     return 0
+
+
+def _hint(answers: Source, args: argparse.Namespace, end_s: float) -> str:
+    """Say of a selector that found nothing when there was something; empty if that isn't known."""
+    try:
+        parse_selector(args.expr)
+        newest = answers.newest(args.expr, end_s)
+    except TachographError:  # no plain selector, or somebody who has no such answer
+        return ""
+    if not newest.series:
+        return ""
+    if newest.sample_s is None:
+        return f" with a sample at that time; {newest.series} are known"
+    age_ms = round((end_s - newest.sample_s) * 1000)
+    if age_ms < 0:
+        return f" with a sample at that time; newest sample: {show_time(newest.sample_s)}"
+    word = "ago" if args.time is None else "before"
+    range_ms = next((each for each in _RANGES_MS if each > age_ms), age_ms // DAY * DAY + DAY)
+    age_ms -= age_ms % (MINUTE if age_ms >= MINUTE else SECOND)
+    return (
+        f" with a sample at that time; newest sample {format_duration(age_ms)} {word}; "
+        f"try --range {format_duration(range_ms)}"
+    )
 
 
 def _check_selector(text: str) -> None:

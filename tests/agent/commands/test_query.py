@@ -46,11 +46,16 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.fixture(params=["agent", "directory"])
-def ask(request: pytest.FixtureRequest, agent: Running, capsys: pytest.CaptureFixture[str]) -> Ask:
-    """Ask the agent, or its directory beside it, at a time when there is something."""
-    where = ["--url", agent.url]
+def where(request: pytest.FixtureRequest, agent: Running) -> list[str]:
+    """Ask the agent, or its directory beside it."""
     if request.param == "directory":
-        where = ["--db", str(agent.log.parent / "data")]
+        return ["--db", str(agent.log.parent / "data")]
+    return ["--url", agent.url]
+
+
+@pytest.fixture
+def ask(where: list[str], capsys: pytest.CaptureFixture[str]) -> Ask:
+    """Ask at a time when there is something."""
 
     def ask(*args: str, minute: float = 29) -> str:
         capsys.readouterr()
@@ -185,6 +190,31 @@ def test_nothing_found_is_said_where_a_person_reads_it(
     for output, expected in (("table", "no series\n"), ("json", ""), ("csv", "")):
         assert main(["query", "nothing", "-o", output, "--url", agent.url]) == 0
         assert capsys.readouterr().err == expected
+    assert main(["query", "level", "--url", agent.url]) == 0
+    assert "; newest sample " in (said := capsys.readouterr().err)
+    assert " ago; try --range " in said
+
+
+@pytest.mark.parametrize(
+    ("expr", "minute", "said"),
+    [
+        ("orders_total", 43.5, "newest sample 14m before; try --range 1h\n"),
+        ('{job="shop"}', 29 + 60 * 30, "newest sample 1d6h before; try --range 1w\n"),
+        ("orders_total", -60, "newest sample: 2026-01-05T00:29:00.000Z\n"),
+        ("orders_total + 1", 43.5, ""),
+        ("nothing", 43.5, ""),
+    ],
+)
+def test_a_selector_without_a_sample_at_that_time_is_told_where_the_newest_is(
+    where: list[str],
+    capsys: pytest.CaptureFixture[str],
+    expr: str,
+    minute: float,
+    said: str,
+) -> None:
+    assert main(["query", expr, "--time", str(START_S + 60 * minute), *where]) == 0
+    expected = f"no series with a sample at that time; {said}" if said else "no series\n"
+    assert capsys.readouterr().err == expected
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full disk to write to")
