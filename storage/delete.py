@@ -29,7 +29,7 @@ from .seal import (
     encode_points,
 )
 from .sqlite import transaction
-from .sweep import delete_chunks, delete_rollups, delete_series
+from .sweep import delete_chunks, delete_rollups
 
 if TYPE_CHECKING:
     from .store import Store
@@ -158,16 +158,13 @@ class Eraser:
         if not len(dead):
             return
         store.current.forget(dead)
-        next_ref = store.index.next_ref
-
-        await self._writer.run(lambda connection: delete_series(connection, dead, next_ref))
-        store._forget(dead, NEVER_MS + 1)
+        await store.forget(dead, NEVER_MS + 1)
 
     def _in_head(self) -> RefArray:
         """Return the series, rising, that have samples in the head."""
         store = self._store
         found = [part.refs for part in store._points.view().parts]
-        for group in store._by_number.values():
+        for group in store._each_group():
             view = group.head.view
             cells = view.cells[: view.ticks, : len(view.refs)]
             found.append(view.refs[~is_absent(cells).all(axis=0)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,7 +28,6 @@ from .sweep import (
     cut_log,
     delete_chunks,
     delete_rollups,
-    delete_series,
     mark_orphaned,
     rollup_keys,
     used_bytes,
@@ -70,7 +69,7 @@ class Retention:
         sealer: Sealer,
         writer: WriterThread,
         stats: StoreStats,
-        forget: Callable[[RefArray, int], None],
+        forget: Callable[[RefArray, int], Awaitable[None]],
     ) -> None:
         self._clock, self._index, self._current = clock, index, current
         self._forget = forget
@@ -296,11 +295,8 @@ class Retention:
             return
         newest_ms, _ = self._current.get(refs)
         dead = refs[newest_ms < cutoff_ms]
-        next_ref = self._index.next_ref
-
         if len(dead):
-            await self._writer.run(lambda connection: delete_series(connection, dead, next_ref))
-            self._forget(dead, cutoff_ms)
+            await self._forget(dead, cutoff_ms)
             self._stats.retention_rows["series"] += len(dead)
 
     async def _by_size(self, today: int, unsettled: Collection[int]) -> int:

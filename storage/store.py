@@ -7,7 +7,8 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -28,6 +29,7 @@ from .filesystem import read_mounts, refuse_network
 from .frame import BoolArray, FloatArray, IntArray, RefArray
 from .frontier import Frontier
 from .group import Admission, Group, Records, without_absent
+from .groups import Groups
 from .head import Points, PointsHead, PointTimes
 from .homes import Homes
 from .intake import Intake, points_record
@@ -45,14 +47,16 @@ from .sealer import Sealer
 from .select import Querier
 from .sink import REFUSALS, Refusal
 from .snapshot import Snapshots
-from .spare import GROUPS_MAX, LOOK_AGAIN_S, SHARED, find_spare
 from .sqlite import WriterThread, is_full
 from .stats import StoreStats
+from .sweep import delete_series
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Observer = Callable[[RefArray, "int | IntArray", FloatArray], None]
 
+#: A thousand series hold the event loop up for 10 ms when they go: each label's list is made anew.
+_FORGET_AT_ONCE: Final = 1_000
 #: What was decoded for queries is let go when it has not been used for that long or twice as long.
 _DECODED_UNUSED_S: Final = 300.0
 
@@ -93,16 +97,16 @@ class Store:
         self.frontier = Frontier()
         self._readers = ReaderPool(self.path, readers, grace_s=close_grace_s)
         self._lock = DirectoryLock(self.directory)
-        self._groups: dict[str, Group] = {}
-        self._by_number: dict[int, Group] = {}
         self._points = PointsHead()
         self.point_times = PointTimes()
         self._intake = Intake()
         self._homes = Homes(self.index, self._intake)
+        self._groups = Groups(self, self._homes, self._intake, clock, self.stats)
+        numbered = self._groups.by_number
         self._snapshots = Snapshots(
             self.index,
             self._homes,
-            self._by_number,
+            numbered,
             self._points,
             self.ledger,
             self.decoded,
@@ -114,7 +118,7 @@ class Store:
         self.sealer = Sealer(
             settings.seal,
             clock,
-            self._by_number,
+            numbered,
             self._points,
             self._intake,
             self.committer,
@@ -132,11 +136,8 @@ class Store:
             self.sealer,
             self.writer,
             self.stats,
-            self._forget,
+            self.forget,
         )
-        self._next_group = 1
-        self.groups_max = GROUPS_MAX
-        self._look_for_spare_s = float("-inf")
         self._observers: list[Observer] = []
         self.clock_trust = ClockTrust(clock, self.stats, self._forget_ahead)
         self._noted_ms = 0
@@ -178,7 +179,7 @@ class Store:
             raise
         self.ballast.take_aboard()
         newest_ms = max((block.max_ms for block in self.ledger.catalogue), default=0)
-        newest_ms = max(newest_ms, *(g.head.newest_ms for g in self._by_number.values()), 0)
+        newest_ms = max(newest_ms, *(g.head.newest_ms for g in self._each_group()), 0)
         newest_ms = max(newest_ms, self.point_times.newest_ms)
         self._noted_ms = found.believed_ms
         self.clock_trust.start(newest_ms, found.believed_ms)
@@ -247,7 +248,7 @@ class Store:
     @property
     def groups(self) -> int:
         """How many groups there are."""
-        return len(self._by_number)
+        return len(self._groups)
 
     @property
     def buried_series(self) -> int:
@@ -260,7 +261,7 @@ class Store:
 
     @property
     def head_cells(self) -> int:
-        return sum(g.head.ticks * g.head.columns for g in self._by_number.values())
+        return sum(g.head.ticks * g.head.columns for g in self._each_group())
 
     @property
     def head_points(self) -> int:
@@ -270,20 +271,14 @@ class Store:
 
     def group(self, name: str) -> Group:
         """Return the group of that name, creating it if it is new."""
-        group = self._groups.get(name)
-        if group is None and len(self._groups) >= self.groups_max:
-            return self._share_group(name)
-        if group is None:
-            group = self._add_group(self._next_group, name)
-            self._intake.add_group(group.number, name)
-        return group
+        return self._groups.named(name)
 
     def has_group(self, name: str) -> bool:
         return name in self._groups
 
     def home(self, ref: int) -> Group:
         """Return the group that a series belongs to."""
-        return self._by_number[int(self.homes(np.array([ref], np.uint32))[0])]
+        return self._groups.by_number[int(self.homes(np.array([ref], np.uint32))[0])]
 
     def ref(self, labels: Labels, kind: Kind, group: int) -> int:
         """Return a series' number, creating it in that group. Raises SeriesRefused."""
@@ -313,7 +308,7 @@ class Store:
 
     def group_name(self, number: int) -> str:
         """Return the name of a group that :meth:`homes` gave."""
-        return self._by_number[number].name
+        return self._groups.by_number[number].name
 
     # --- Appending ----------------------------------------------------------------------------
 
@@ -462,6 +457,9 @@ class Store:
 
     # --- Inside -------------------------------------------------------------------------------
 
+    def _each_group(self) -> Iterable[Group]:
+        return self._groups.by_number.values()
+
     def _admit(self, samples: int) -> None:
         if self._state != "open":
             raise StoreUnavailable("the store is not open")
@@ -478,31 +476,17 @@ class Store:
         for observer in self._observers:
             observer(refs, ts_ms, values)
 
-    def _add_group(self, number: int, name: str) -> Group:
-        group = Group(self, number, name)
-        self._groups[name] = group
-        self._by_number[number] = group
-        self._next_group = max(self._next_group, number + 1)
-        return group
+    async def forget(self, refs: RefArray, cutoff_ms: int) -> None:
+        """
+        Delete series that have nothing left, but for those with a sample since ``cutoff_ms``.
 
-    def _share_group(self, name: str) -> Group:
-        """There are too many groups: one that is no longer used gets another name."""
-        self.stats.groups_shared += 1
-        now_s, group = self.clock.monotonic_s(), None
-        if now_s >= self._look_for_spare_s:
-            group = find_spare(self._by_number.values(), self._homes.by_ref, self.clock.now_ms())
-            if group is None:
-                self._look_for_spare_s = now_s + LOOK_AGAIN_S
-        if group is not None:
-            self._groups.pop(group.name, None)
-            self._groups[name] = group
-            group.name = name
-        elif SHARED in self._groups:
-            return self._groups[SHARED]
-        else:
-            group = self._add_group(self._next_group, SHARED)
-        self._intake.add_group(group.number, group.name)
-        return group
+        Raises:
+            StorageError: Some of them are deleted; the same call again deletes the rest.
+        """
+        for first in range(0, len(refs), _FORGET_AT_ONCE):
+            some = refs[first : first + _FORGET_AT_ONCE]
+            await self.writer.run(partial(delete_series, refs=some, next_ref=self.index.next_ref))
+            self._forget(some, cutoff_ms)
 
     def _forget(self, refs: RefArray, cutoff_ms: int) -> None:
         """
@@ -512,7 +496,7 @@ class Store:
         newest_ms, _ = self.current.get(refs)
         self._homes.bury(refs)
         self.current.forget(refs)
-        for group in self._groups.values():
+        for group in self._each_group():
             group.forget_layouts()
         self._homes.revive(refs[newest_ms >= cutoff_ms].tolist())
 
@@ -537,7 +521,7 @@ class Store:
         self.ledger.catalogue = found.catalogue
         for number, name in found.groups.items():
             if number != POINTS_GROUP:
-                self._add_group(number, name)
+                self._groups.add(number, name)
         for group_number, series, _ in found.series:
             self.index.load(series)
             self._homes.set(series.ref, group_number)
@@ -546,7 +530,7 @@ class Store:
 
     async def _replay(self, found: Recovered) -> None:
         """Play the journal back into the head."""
-        heads = {number: group.head for number, group in self._by_number.items()}
+        heads = {number: group.head for number, group in self._groups.by_number.items()}
         replay = Replay(found, heads, self._points, self.current, self.point_times)
         now_ms = self.clock.now_ms()
 

@@ -293,6 +293,24 @@ async def test_dead_series_is_forgotten_and_its_number_never_used_again(
     assert len(await read(again)) == 2
 
 
+async def test_more_dead_series_than_go_at_once_are_all_forgotten(
+    opened: Open, clock: ManualClock
+) -> None:
+    store = await opened(retention=BRIEF)
+    many = [Labels.of({"n": str(n)}, "up") for n in range(2_500)]
+    put(store.group("g"), clock.now_ms(), dict.fromkeys(many, 1.0))
+    back = many[700]
+    for _ in range(4):
+        await clock.advance(DAY)
+        put(store.group("g"), clock.now_ms(), {A: 1.0, back: 2.0})
+        await maintain(store)
+    assert store.stats.retention_rows["series"] == 2_499
+    assert {series.labels for series in store.index.series()} == {A, back}
+    await store.close()
+    again = await opened()
+    assert {series.labels for series in again.index.series()} == {A, back}
+
+
 @pytest.mark.parametrize("by_points", [False, True], ids=["by tick", "by points"])
 @pytest.mark.parametrize("group", ["g", "other"])
 async def test_source_goes_on_with_a_number_that_was_forgotten(

@@ -154,7 +154,7 @@ async def test_series_of_one_scrape_share_a_group(api: Api) -> None:
         )
     )
     assert (await api.write(body, User_Agent="Some/1.0")).status == 204
-    groups = {name: group.head.columns for name, group in api.store._groups.items()}
+    groups = {group.name: group.head.columns for group in api.store._each_group()}
     assert groups == {"remote/a/x": 3, "remote/a/y": 3, "remote/127.0.0.1 Some": 3}
     assert api.store.head_points == 0
 
@@ -337,7 +337,7 @@ async def test_refused_series_make_no_groups(tmp_path: Path) -> None:
             )
         )
         assert (await api.write(body)).status == 400
-        assert len(api.store._groups) == 2
+        assert api.store.groups == 2
 
 
 async def test_native_histograms_are_refused_with_a_reason_and_samples_are_stored(

@@ -21,7 +21,7 @@ DAY = 86_400_000
 async def store(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Store]:
     store = Store(store_settings(tmp_path / "data"), clock)
     await store.open()
-    store.groups_max = 3
+    store._groups._groups_max = 3
     yield store
     await store.close()
 
