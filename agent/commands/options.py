@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from .client import Client
 
 if TYPE_CHECKING:
     from ...config import Config
+
+_DEFAULT_URL: Final = "http://127.0.0.1:19797"
 
 Subparsers = Any  # argparse's own type for it is private
 
@@ -67,10 +70,22 @@ def load(args: argparse.Namespace) -> Config:
 def add_client_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url",
-        default=os.environ.get("TACHOGRAPH_URL", "http://127.0.0.1:19797"),
+        default=default_url(os.environ),
         metavar="URL",
-        help="the agent (default: $TACHOGRAPH_URL, or http://127.0.0.1:19797)",
+        help="the agent (default: $TACHOGRAPH_URL, or $TACHOGRAPH_AGENT if that is a URL, "
+        f"or {_DEFAULT_URL})",
     )
+
+
+def default_url(env: Mapping[str, str]) -> str:
+    """
+    Return where the agent is, unless an option says so.
+
+    Backends are told by ``TACHOGRAPH_AGENT`` where they push, which may be a socket. They don't
+    read ``TACHOGRAPH_URL`` in turn: it may name another box, to look at.
+    """
+    agent = env.get("TACHOGRAPH_AGENT", "")
+    return env.get("TACHOGRAPH_URL") or (agent if agent.startswith("http://") else _DEFAULT_URL)
 
 
 def client(args: argparse.Namespace) -> Client:

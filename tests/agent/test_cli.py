@@ -15,6 +15,7 @@ import pytest
 from support.agent_process import running
 from support.programs import free_port, get
 from tachograph.agent.cli import build_parser, main
+from tachograph.agent.commands.options import default_url
 
 
 def test_every_command_has_help_with_examples() -> None:
@@ -24,6 +25,21 @@ def test_every_command_has_help_with_examples() -> None:
             assert "usage: tachograph" in text
             if name != "version":
                 assert "examples:" in text, name
+
+
+@pytest.mark.parametrize(
+    ("env", "url"),
+    [
+        ({}, "http://127.0.0.1:19797"),
+        ({"TACHOGRAPH_URL": "", "TACHOGRAPH_AGENT": ""}, "http://127.0.0.1:19797"),
+        ({"TACHOGRAPH_URL": "https://a"}, "https://a"),
+        ({"TACHOGRAPH_AGENT": "http://b:1"}, "http://b:1"),
+        ({"TACHOGRAPH_AGENT": "/run/client.sock"}, "http://127.0.0.1:19797"),
+        ({"TACHOGRAPH_URL": "http://a", "TACHOGRAPH_AGENT": "http://b:1"}, "http://a"),
+    ],
+)
+def test_the_environment_says_where_the_agent_is(env: dict[str, str], url: str) -> None:
+    assert default_url(env) == url
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
