@@ -7,13 +7,14 @@ import json
 from typing import Any
 
 from .options import Subparsers, add_client_options, add_command, add_output_option, client
-from .table import print_table
+from .table import print_table, terminal_columns
 
 _EPILOG = """examples:
   tachograph cardinality
   tachograph cardinality '{__name__=~"oht50_.*"}' --top 20
   tachograph cardinality -o json | jq '.metrics[0]'
 
+Cells too long for the terminal are cut; -o json, and a pipe, have all of them.
 exit code: 1 if a limit has refused series or a backend has folded some into one
 """
 
@@ -76,7 +77,8 @@ def _print(data: dict[str, Any]) -> None:
 def _table(rows: list[Any], header: tuple[str, ...], cells: Any) -> None:
     if rows:
         print()
-        print_table([[str(cell) for cell in cells(row)] for row in rows], header)
+        shown = [[str(cell) for cell in cells(row)] for row in rows]
+        print_table(shown, header, width=terminal_columns())
 
 
 def _parts(parts: list[dict[str, Any]]) -> str:
