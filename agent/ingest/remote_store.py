@@ -32,7 +32,9 @@ from .remote_write import WriteBatch, read_series
 
 #: Groups made here. A group costs some kB, and instances come and go: the series of further ones
 #: are kept as points.
-_GROUPS_MAX: Final = 2_000
+GROUPS_MAX: Final = 2_000
+#: What those series belong to. No sender is called so: their names begin with an address.
+_POINTS: Final = f"{REMOTE_PREFIX}points"
 _HELP_BYTES_MAX: Final = 4_096
 _NAME_BYTES_MAX: Final = 1_024
 #: Between such pieces others get their turn: each is some 3 ms.
@@ -88,8 +90,8 @@ class Written:
 class RemoteWriter:
     """Stores the batches of all senders."""
 
-    def __init__(self, store: Store, exemplars: Exemplars) -> None:
-        self._store, self._exemplars = store, exemplars
+    def __init__(self, store: Store, exemplars: Exemplars, *, groups_max: int = GROUPS_MAX) -> None:
+        self._store, self._exemplars, self._groups_max = store, exemplars, groups_max
         self._groups: dict[int, Group] = {}
         self._made = 0
         self._plans: WeakKeyDictionary[Template, Plan] = WeakKeyDictionary()
@@ -208,7 +210,7 @@ class RemoteWriter:
         if not home.has_ticks:
             home = self._group_for(labels, sender)  # it adopts what was imported or pushed so far
         # Ticks of a group have one collector. Who else writes the same series writes points.
-        if not home.name.startswith(REMOTE_PREFIX):
+        if not home.name.startswith(REMOTE_PREFIX) or home.name == _POINTS:
             return ref, 0
         self._groups[home.number] = home
         return ref, home.number
@@ -217,8 +219,8 @@ class RemoteWriter:
         job, instance = labels.get("job"), labels.get("instance")
         name = f"{REMOTE_PREFIX}{job}/{instance}" if job or instance else f"{REMOTE_PREFIX}{sender}"
         if not self._store.has_group(name):
-            if self._made >= _GROUPS_MAX:
-                return self._store.group("points")
+            if self._made >= self._groups_max:
+                return self._store.group(_POINTS)
             self._made += 1
         return self._store.group(name)
 
