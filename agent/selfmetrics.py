@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
+from ..storage.disk_usage import own_sizes
 from ..storage.stats import StoreStats
 from ..storage.store import Store
 from .collectors.kept import KeptPoints
@@ -131,7 +130,13 @@ def store_metrics(store: Store) -> list[SelfMetric]:
             "Samples played back from the journal at the start.",
             lambda: stats.recovered_samples,
         ),
-        SelfMetric("storage_bytes", "Size of the files.", lambda: _sizes(store.directory), "file"),
+        SelfMetric(
+            "storage_bytes",
+            "Size of the files.",
+            lambda: own_sizes(store.directory),
+            "file",
+            waits=True,
+        ),
         SelfMetric(
             "storage_trouble", "1 while nothing can be committed.", lambda: bool(store.trouble)
         ),
@@ -380,13 +385,3 @@ def process_metrics(
             lambda: reload_ok()[1],
         ),
     ]
-
-
-def _sizes(directory: Path) -> Mapping[str, float]:
-    sizes = {}
-    for name in ("samples.db", "samples.db-wal", "ballast"):
-        try:
-            sizes[name] = float(os.stat(directory / name).st_size)
-        except OSError:
-            sizes[name] = 0.0
-    return sizes

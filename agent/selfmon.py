@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -25,12 +26,15 @@ class SelfMetric:
 
     Args:
         read: Returns its value, or values by the value of ``label``.
+        waits: Whether that asks a disk, which may take its time: it is done in a thread then.
     """
 
-    def __init__(self, name: str, help: str, read: Read, label: str = "") -> None:
+    def __init__(
+        self, name: str, help: str, read: Read, label: str = "", *, waits: bool = False
+    ) -> None:
         kind = MetricType.COUNTER if name.endswith("_total") else MetricType.GAUGE
         self.family = Family(f"tachograph_{name}", kind, help)
-        self.read, self.label = read, label
+        self.read, self.label, self.waits = read, label, waits
 
     def block(self) -> Block:
         reading = self.read()
@@ -64,7 +68,9 @@ class SelfMonitor:
         assert not duplicates, "two metrics have one name"
 
     async def collect(self, ts_ms: int) -> None:
-        blocks = [metric.block() for metric in self._metrics]
+        slow = [metric for metric in self._metrics if metric.waits]
+        blocks = await asyncio.to_thread(lambda: [metric.block() for metric in slow])
+        blocks += [metric.block() for metric in self._metrics if not metric.waits]
         blocks += [_lag_block(self._lag), _gc_block()]
         self._writer.write(ts_ms, blocks)
 
