@@ -50,7 +50,7 @@ class FederateEndpoint:
         now_ms, gzip = self._clock.now_ms(), takes_gzip(request)
 
         def job(querier: Querier) -> tuple[bytes, dict[str, str]]:
-            return pack(self._page(querier, wanted, now_ms, style.utf8), gzip=gzip)
+            return pack((self._page(querier, wanted, now_ms, style.utf8),), gzip=gzip)
 
         body, headers = await self._store.read(job)
         escaping = "; escaping=allow-utf-8" if style.utf8 else ""

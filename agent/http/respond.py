@@ -53,37 +53,30 @@ def takes_gzip(request: web.Request) -> bool:
 
 def packed(text: str, *, gzip: bool) -> tuple[bytes, dict[str, str]]:
     """Return the body of a JSON text and the headers that go with it; packed if it is worth it."""
-    # A query is quoted as it came, and may have had what is no UTF-8 in it.
-    body = text.encode("utf-8", "replace")
-    body, headers = pack(body, gzip=gzip)
-    return body, {"Content-Type": "application/json", **headers}
+    return packed_pieces((text,), gzip=gzip)
 
 
 def packed_pieces(pieces: Iterable[str], *, gzip: bool) -> tuple[bytes, dict[str, str]]:
     """As :func:`packed`, of a text in pieces; each is gone once it is packed."""
-    encoded = (piece.encode("utf-8", "replace") for piece in pieces)
-    headers = {"Content-Type": "application/json"}
+    # A query is quoted as it came, and may have had what is no UTF-8 in it.
+    body, headers = pack((piece.encode("utf-8", "replace") for piece in pieces), gzip=gzip)
+    return body, {"Content-Type": "application/json", **headers}
+
+
+def pack(pieces: Iterable[bytes], *, gzip: bool) -> tuple[bytes, dict[str, str]]:
+    """Return the body of some pieces, packed if it is worth it, and the headers that say so."""
     if not gzip:
-        return b"".join(encoded), headers
-    begin = b""
-    for piece in encoded:
+        return b"".join(pieces), {}
+    rest, begin = iter(pieces), b""
+    for piece in rest:
         begin += piece
         if len(begin) >= _GZIP_BYTES_MIN:
             break
     else:
-        return begin, headers
+        return begin, {}
     packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)
-    parts = [packer.compress(begin), *map(packer.compress, encoded), packer.flush()]
-    return b"".join(parts), headers | _PACKED_HEADERS
-
-
-def pack(body: bytes, *, gzip: bool) -> tuple[bytes, dict[str, str]]:
-    """Return a body, packed if it is worth it, and the headers that say so."""
-    if not gzip or len(body) < _GZIP_BYTES_MIN:
-        return body, {}
-    packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)
-    body = packer.compress(body) + packer.flush()
-    return body, dict(_PACKED_HEADERS)
+    parts = [packer.compress(begin), *map(packer.compress, rest), packer.flush()]
+    return b"".join(parts), dict(_PACKED_HEADERS)
 
 
 def respond(request: web.Request, data: object) -> web.Response:
