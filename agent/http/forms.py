@@ -13,6 +13,7 @@ from ...config.errors import SelectorError
 from ...config.selector import Matcher, parse_selector
 from ...config.settings import HttpSettings
 from ...config.units import parse_duration
+from . import multipart
 from .body import read_body
 from .errors import ApiError, ErrorType
 from .params import bad, parse_time
@@ -53,17 +54,18 @@ class Form:
         """
         pairs: list[tuple[str, str]] = []
         # Whatever else is posted is no parameter, as in Go: some clients send an empty JSON body.
-        if request.method != hdrs.METH_GET and request.content_type == _FORM:
+        if request.method != hdrs.METH_GET and request.content_type in (_FORM, multipart.TYPE):
             body = await read_body(
                 request,
                 min(http.max_body_bytes, FORM_BYTES_MAX),
                 timeout_s=http.body_timeout_ms / 1000,
             )
+            content_type = request.headers[hdrs.CONTENT_TYPE]
             try:
                 if len(body) > _INLINE_BYTES:
-                    pairs = await asyncio.to_thread(_parse, body)
+                    pairs = await asyncio.to_thread(_parse, body, content_type)
                 else:
-                    pairs = _parse(body)
+                    pairs = _parse(body, content_type)
             except ValueError as error:
                 raise ApiError(ErrorType.BAD_DATA, f"the form cannot be read: {error}") from error
         return cls([*pairs, *request.query.items()])
@@ -154,7 +156,9 @@ def _parse_selectors(texts: list[str]) -> list[tuple[Matcher, ...]]:
     return found
 
 
-def _parse(body: bytes) -> list[tuple[str, str]]:
+def _parse(body: bytes, content_type: str) -> list[tuple[str, str]]:
+    if content_type.strip().lower().startswith(multipart.TYPE):
+        return multipart.parse_multipart(body, content_type, _FIELDS_MAX)
     return parse_qsl(
         body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=_FIELDS_MAX
     )
