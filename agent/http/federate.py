@@ -45,7 +45,7 @@ class FederateEndpoint:
 
     async def federate(self, request: web.Request) -> web.Response:
         form = await Form.of(request, self._http)
-        wanted = await form.selectors(required=True)
+        wanted = await form.selectors(required=False)
         style = choose(request.headers.get("Accept", "")).style
         now_ms, gzip = self._clock.now_ms(), takes_gzip(request)
 
@@ -61,6 +61,8 @@ class FederateEndpoint:
     def _page(
         self, querier: Querier, wanted: Sequence[Sequence[Matcher]], now_ms: int, utf8: bool
     ) -> bytes:
+        if not wanted:
+            return b""  # as Prometheus does: nothing was asked for
         refs = np.unique(np.concatenate([querier.index.select(each) for each in wanted]))
         found: list[tuple[Labels, int, float]] = []
         for frame in querier.frames(refs, now_ms - self._lookback_ms + 1, now_ms):
