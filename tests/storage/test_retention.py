@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 
 from support.clock import ManualClock
 from support.history import DAY, HOUR, MIDNIGHT, MINUTE, SECOND, History
-from support.kept import TODAY, noise, raw_days, rollup_days
+from support.kept import TODAY, Open, noise, raw_days, rollup_days
 from support.rollups import orphans
 from support.store import put, put_points, read, refs_of, store_settings, times
 from tachograph.aggregation.compactor import Compactor
@@ -26,27 +26,10 @@ SHORT = RetentionSettings(
     raw_ms=2 * DAY, tier_1m_ms=3 * DAY, tier_5m_ms=4 * DAY, tier_1h_ms=5 * DAY, tier_1d_ms=6 * DAY
 )
 
-Open = Callable[..., Any]
-
 
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock(MIDNIGHT + HOUR)
-
-
-@pytest.fixture
-async def opened(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Open]:
-    stores = []
-
-    async def open_store(path: str = "data", **settings: Any) -> Store:
-        store = Store(store_settings(tmp_path / path, **settings), clock)
-        await store.open()
-        stores.append(store)
-        return store
-
-    yield open_store
-    for store in stores:
-        await store.close()
 
 
 async def maintain(store: Store) -> None:

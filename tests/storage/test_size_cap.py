@@ -3,47 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from support.clock import ManualClock
 from support.history import DAY, HOUR, MIDNIGHT, MINUTE
-from support.kept import noise, raw_days, rollup_days
+from support.kept import Open, noise, raw_days, rollup_days
 from support.rollups import orphans
-from support.store import put, put_points, store_settings
+from support.store import put, put_points
 from tachograph.storage.disk_usage import own_sizes
 from tachograph.storage.model import Labels
 from tachograph.storage.sqlite import LOG_BYTES_KEPT, open_reader
-from tachograph.storage.store import Store
 from tachograph.storage.sweep import cut_log, used_bytes
 
 A = Labels.of({"job": "web"}, "up")
-
-Open = Callable[..., Any]
 
 
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock(MIDNIGHT + HOUR)
-
-
-@pytest.fixture
-async def opened(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Open]:
-    stores = []
-
-    async def open_store(**settings: Any) -> Store:
-        store = Store(store_settings(tmp_path / "data", **settings), clock)
-        await store.open()
-        stores.append(store)
-        return store
-
-    yield open_store
-    for store in stores:
-        await store.close()
 
 
 async def test_oldest_raw_days_go_for_size_and_the_file_shrinks(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
+
 import numpy as np
 
 from support.clock import ManualClock
@@ -11,6 +13,9 @@ from tachograph.aggregation.compactor import Compactor
 from tachograph.storage.keys import day_of, split_rollup_key
 from tachograph.storage.model import Kind, Labels
 from tachograph.storage.store import Store
+
+#: What the fixture ``opened`` gives: opens a store with some settings, closed after the test.
+Open = Callable[..., Coroutine[None, None, Store]]
 
 TODAY = day_of(MIDNIGHT + 1)
 TIERS = {"1m": 1, "5m": 2, "1h": 3, "1d": 4}
