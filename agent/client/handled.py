@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import MutableMapping
 from typing import Any, Final
@@ -24,7 +25,9 @@ def watch_handled() -> None:
     if "flask" in sys.modules:
         from flask import got_request_exception as flask_signal
 
-        flask_signal.connect(_in_flask)
+        # Until 2.3 it could do without what signals need, and then refuses to connect.
+        with contextlib.suppress(RuntimeError):
+            flask_signal.connect(_in_flask)
     if "django.core.signals" in sys.modules:
         from django.core.signals import got_request_exception as django_signal
 

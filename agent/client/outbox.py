@@ -101,9 +101,9 @@ class Outbox:
         self._registry = registry
         self._labels = {str(name): as_unicode(str(value)) for name, value in (labels or {}).items()}
         self._interval_ms = interval_ms
-        # 52 bits: a float64 holds them exactly, and the agent keeps them as a sample.
         #: The process ends after the last message, so that nobody will ask again where it stood.
         self.is_final = False
+        # 52 bits: a float64 holds them exactly, and the agent keeps them as a sample.
         self.worker = f"{int.from_bytes(os.urandom(7), 'big') >> 4:013x}"
         self._session = ""
         self._is_known = False
