@@ -15,7 +15,7 @@ from typing import IO, Final
 from ...config.errors import TachographError
 from .client import AgentUnreachable, Client
 from .errors import WrongUse
-from .history_files import FORMATS, STDIN, format_named
+from .history_files import FORMATS, STDIN, format_named, is_name_unknown
 from .options import Subparsers, add_client_options, add_command
 from .progress import Progress
 from .times import unix_s
@@ -63,6 +63,11 @@ def add(subparsers: Subparsers) -> None:
 def export(args: argparse.Namespace) -> int:
     path: Path | None = args.output if str(args.output) != STDIN else None
     format_ = args.format or format_named(path) or "vm-jsonl"
+    if path is not None and not args.format and is_name_unknown(path):
+        print(
+            f"{path.name} names none of {', '.join(FORMATS)}: {format_} is written",
+            file=sys.stderr,
+        )
     progress = Progress()
     written = lines = 0
     try:

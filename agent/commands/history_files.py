@@ -142,10 +142,18 @@ def _opened(name: str) -> io.BufferedReader:
 
 def format_named(path: Path | None) -> str | None:
     """Tell a format by a file's name; ``None`` if it says nothing."""
-    if path is None:
-        return None
+    return None if path is None else _SUFFIXES.get(_suffix(path))
+
+
+def is_name_unknown(path: Path) -> bool:
+    """Whether a file's name ends in something that means another format, or none."""
+    return bool(_suffix(path)) and _suffix(path) not in _SUFFIXES
+
+
+def _suffix(path: Path) -> str:
+    """Return what tells the format; empty if a name ends without."""
     suffixes = [each.lower() for each in path.suffixes if each.lower() != ".gz"]
-    return _SUFFIXES.get(suffixes[-1]) if suffixes else None
+    return suffixes[-1] if suffixes else ""
 
 
 class _Counted(io.RawIOBase):

@@ -195,6 +195,32 @@ def test_an_export_replaces_files_and_nothing_else(
     assert [each.name for each in tmp_path.iterdir()] == ["pipe"]
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "is_told"),
+    [
+        ("x.parquet", [], True),
+        ("x.jsonl.zst", [], True),
+        ("x.parquet", ["--format", "vm-jsonl"], False),
+        ("x.jsonl.gz", [], False),
+        ("x.gz", [], False),
+        ("x", [], False),
+    ],
+)
+def test_a_name_that_means_another_format_is_told_what_it_gets(
+    agent: Running,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    options: list[str],
+    is_told: bool,
+) -> None:
+    path = tmp_path / name
+    assert main(["export", "--match", "up", "--url", agent.url, "-o", str(path), *options]) == 0
+    told = f"{name} names none of openmetrics, csv, vm-jsonl: vm-jsonl is written"
+    assert (told in capsys.readouterr().err) == is_told
+    assert path.exists()
+
+
 @pytest.mark.parametrize("format_", ["openmetrics", "csv", "vm-jsonl"])
 def test_an_export_of_nothing_says_so(
     agent: Running, capsys: pytest.CaptureFixture[str], format_: str
