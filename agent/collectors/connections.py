@@ -24,6 +24,7 @@ STATES: Final[dict[bytes, str]] = {
 }
 # A line is 150 bytes: some 200,000 sockets, for which parsing takes 0.2 s of a thread.
 _TABLE_BYTES_MAX: Final = 32 * 1024 * 1024
+_READ_BYTES: Final = 64 * 1024
 
 CountConnections = Callable[[Iterable[int]], dict[str, int]]
 
@@ -66,12 +67,9 @@ def count_by_proc(pids: Iterable[int]) -> dict[str, int]:
     for namespace, pid in member.items():
         for table in ("tcp", "tcp6"):
             try:
-                with open(f"/proc/{pid}/net/{table}", "rb") as file:
-                    data = file.read(_TABLE_BYTES_MAX)
+                data = _read(f"/proc/{pid}/net/{table}")
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it ended, or the kernel has no IPv6
-            if len(data) == _TABLE_BYTES_MAX:
-                raise TableTooLarge(f"/proc/{pid}/net/{table} is longer than {len(data)} bytes")
             for state, count in count_states(data, frozenset(inodes[namespace])).items():
                 totals[state] += count
     return totals
@@ -94,6 +92,17 @@ def count_by_psutil(pids: Iterable[int]) -> dict[str, int]:
 
 def default_connection_counter() -> CountConnections:
     return count_by_proc if sys.platform == "linux" else count_by_psutil
+
+
+def _read(path: str) -> bytes:
+    data = bytearray()
+    # Not at once: for read() with the limit Python would allocate as much at every pass.
+    with open(path, "rb", buffering=0) as file:
+        while part := file.read(_READ_BYTES):
+            data += part
+            if len(data) > _TABLE_BYTES_MAX:
+                raise TableTooLarge(f"{path} is longer than {_TABLE_BYTES_MAX} bytes")
+    return bytes(data)
 
 
 def _socket_inodes(pid: int) -> set[bytes]:
