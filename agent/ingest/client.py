@@ -230,6 +230,9 @@ class ClientIntake:
         now_s = self._clock.monotonic_s()
         for number, (worker, applied) in found.items():
             name = f"{worker:013x}"
+            # One that was given up and came back has left its older place in its first slot.
+            if name in self._slots and self._slots[name].applied >= applied:
+                continue
             self._slots[name] = _Slot(number, name, applied, applied, now_s)
         self._is_restored = True
 

@@ -348,6 +348,21 @@ async def test_a_process_that_ends_gives_its_slot_back_with_the_commit(agent: Ag
     )
 
 
+@pytest.mark.parametrize("places", [{0: 7, 3: 4}, {0: 4, 3: 7}])
+async def test_of_two_slots_of_one_process_the_one_that_got_further_counts(
+    places: dict[int, int],
+) -> None:
+    """It was silent for so long that its slot was free, and came back in another."""
+
+    async def where() -> Mapping[int, tuple[int, int]]:
+        return {slot: (5, applied) for slot, applied in places.items()}
+
+    intake = ClientIntake(nothing, where, Points(), ManualClock(), 10)
+    answer = await intake.handle(Message(v=1, worker=f"{5:013x}", session=""))
+    assert answer["applied"] == 7
+    assert len(intake.positions()) == 1
+
+
 async def test_a_process_that_only_disconnects_keeps_its_slot_for_a_while(agent: Agent) -> None:
     worker = Worker(agent)
     jobs = worker.registry.counter("jobs_total")
