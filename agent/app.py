@@ -64,7 +64,7 @@ from .selfmetrics import (
     store_metrics,
     stream_metrics,
 )
-from .selfmon import SelfMonitor
+from .selfmon import SelfMetric, SelfMonitor
 from .stream.hub import Hub
 from .stream.server import StreamServer
 from .supervisor import Supervisor
@@ -473,8 +473,9 @@ class Agent:
         sources += [make() for make in self._callbacks.values()]
         return [*sources, *self.scrapes.sources]
 
-    def _self_monitor(self) -> SelfMonitor:
-        metrics = [
+    def self_metrics(self) -> list[SelfMetric]:
+        """What the agent says of itself, beside :data:`.selfmon.OF_PROCESS`; after the start."""
+        return [
             *store_metrics(self.store),
             *stream_metrics(self.hub.stats),
             *self.backends.metrics(),
@@ -487,8 +488,10 @@ class Agent:
             *api_metrics(self.prometheus),
             *process_metrics(__version__, self.server, self._supervisor, lambda: self._last_reload),
         ]
+
+    def _self_monitor(self) -> SelfMonitor:
         interval_ms = self.config.metrics.collection.performance_interval_ms
-        return SelfMonitor(self.store, metrics, self._lag, interval_ms / 1000)
+        return SelfMonitor(self.store, self.self_metrics(), self._lag, interval_ms / 1000)
 
     def _source_facts(self) -> list[dict[str, Any]]:
         facts = [

@@ -88,6 +88,8 @@ _GC: Final = Family(
     MetricType.COUNTER,
     "Runs of the garbage collector by generation.",
 )
+#: What :class:`SelfMonitor` adds to what it is given: families and their labels.
+OF_PROCESS: Final = ((_LAG, "le"), (_GC, "generation"))
 
 
 def _lag_block(lag: LoopLag) -> Block:

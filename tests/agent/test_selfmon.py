@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 from support.clock import ManualClock
 from support.sink import MemorySink
+from tachograph.agent.document import render
 from tachograph.agent.loop_lag import LoopLag
 from tachograph.agent.selfmetrics import store_metrics
 from tachograph.agent.selfmon import SelfMetric, SelfMonitor
@@ -35,3 +37,8 @@ async def test_files_add_up_to_what_info_says(store: Store) -> None:
     [metric] = [each for each in store_metrics(store) if each.family.name.endswith("storage_bytes")]
     assert metric.waits
     assert sum(metric.block().values) == await store.bytes_on_disk() > 0
+
+
+async def test_the_page_lists_what_there_is() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "own-metrics.md"
+    assert await render() == page.read_text(), "run: python -m tachograph.agent.document"
