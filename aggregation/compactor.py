@@ -18,7 +18,7 @@ import numpy as np
 
 from ..storage.catalogue import Block, PartNumbers
 from ..storage.codec import CodecError
-from ..storage.frame import Frame, IntArray, RefArray, is_stale
+from ..storage.frame import Frame, IntArray, RefArray, distinct, is_stale
 from ..storage.keys import POINTS_GROUP, day_bounds, rollup_key, window_of_day
 from ..storage.model import Kind
 from ..storage.seal import (
@@ -237,8 +237,8 @@ def _plan(querier: Querier, day: int, blocks: Sequence[Block]) -> _Plan:
         groups = {group for group, count in counts.items() if count > 1}
         if len(points) >= _POINT_BLOCKS_MAX:
             wanted |= pointed
-    refs = np.union1d(querier.of_groups(groups), np.array(sorted(wanted), np.uint32))
-    refs = refs.astype(np.uint32)
+    others = np.fromiter(wanted, np.uint32, len(wanted))
+    refs = distinct(np.concatenate([querier.of_groups(groups), others]))
     replaced = [block for block in blocks if block.group in groups]
     # Blocks of points that hold others, too, stay: what is made now overlays them.
     replaced += [block for block in points if np.isin(members[block.key], refs).all()]

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ..storage.frame import BoolArray, FloatArray, IntArray
+from ..storage.frame import BoolArray, FloatArray, IntArray, distinct
 from ..storage.keys import DAY_MS
 from .rollup import Tier
 
@@ -56,7 +56,7 @@ def exact_widths(days: IntArray, edges_ms: IntArray, least_ms: int = 0) -> IntAr
     Returns:
         ``[d]``, milliseconds; 0 where there are none. A tier is exact if its width divides it.
     """
-    edges = np.unique(edges_ms)
+    edges = distinct(edges_ms)
     edge_days = (edges - 1) // DAY_MS
     widths: IntArray = np.full(len(days), DAY_MS)
     if len(edges):

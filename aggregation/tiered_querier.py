@@ -10,7 +10,7 @@ from typing import Final, Literal, Protocol
 import numpy as np
 
 from ..config.selector import Matcher
-from ..storage.frame import BoolArray, FloatArray, Frame, IntArray, RefArray
+from ..storage.frame import BoolArray, FloatArray, Frame, IntArray, RefArray, distinct
 from ..storage.keys import DAY_MS, day_of
 from ..storage.model import Kind
 from ..storage.select import Querier
@@ -279,7 +279,7 @@ class TieredQuerier:
         if not ((exact_ms > 0) & (exact_ms < Tier.H1.width_ms)).any():
             return counts
         homes = self._querier.homes(refs)
-        for home in np.unique(homes).tolist():
+        for home in distinct(homes).tolist():
             ticks = self._querier.ticks_by_day(home)
             counts[homes == home] = [ticks.get(day, 0) for day in asked.days.tolist()]
         return counts

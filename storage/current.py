@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from .frame import ABSENT, FloatArray, IntArray, RefArray
+from .frame import ABSENT, FloatArray, IntArray, RefArray, distinct
 
 #: Time of a series that has no sample; far enough from the edge of int64 to be subtracted from.
 NEVER_MS: Final = -(1 << 62)
@@ -84,7 +84,7 @@ class Current:
         at = base + (refs & (_PAGE - 1))
         self._ts_ms[at] = NEVER_MS
         self._values[at] = ABSENT
-        for page in np.unique(pages[base > 0]).tolist():
+        for page in distinct(pages[base > 0]).tolist():
             start = int(self._base[page])
             if (self._ts_ms[start : start + _PAGE] == NEVER_MS).all():
                 self._base[page] = 0
@@ -101,7 +101,7 @@ class Current:
         base = self._base[pages]
         missing = base == 0
         if missing.any():
-            self._add_pages(np.unique(pages[missing]))
+            self._add_pages(distinct(pages[missing]))
             base = self._base[pages]
         places: IntArray = base + (refs & (_PAGE - 1))
         return places

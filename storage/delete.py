@@ -18,7 +18,7 @@ from .checksum import holds
 from .codec import decode_chunk, decode_ints, encode_chunk
 from .current import NEVER_MS
 from .errors import StorageError
-from .frame import ABSENT, IntArray, RefArray, is_absent
+from .frame import ABSENT, IntArray, RefArray, distinct, is_absent
 from .keys import POINTS_GROUP, REF_MAX, day_bounds, day_of, rollup_key
 from .seal import (
     INSERT_CHUNK,
@@ -168,7 +168,7 @@ class Eraser:
             view = group.head.view
             cells = view.cells[: view.ticks, : len(view.refs)]
             found.append(view.refs[~is_absent(cells).all(axis=0)])
-        return np.unique(np.concatenate(found))
+        return distinct(np.concatenate(found))
 
     def _bump(self, connection: sqlite3.Connection) -> None:
         with transaction(connection):

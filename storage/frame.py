@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 RefArray = npt.NDArray[np.uint32]
 BoolArray = npt.NDArray[np.bool_]
+
+_Integer = TypeVar("_Integer", bound=np.integer[Any])
 
 STALE_NAN: float = float(np.uint64(STALE_NAN_BITS).view(np.float64))
 ABSENT: float = float(np.uint64(ABSENT_BITS).view(np.float64))
@@ -29,6 +32,22 @@ def is_absent(values: FloatArray) -> BoolArray:
     """Tell the cells that hold no sample at all."""
     absent: BoolArray = values.view(np.uint64) == ABSENT_BITS
     return absent
+
+
+def distinct(numbers: npt.NDArray[_Integer]) -> npt.NDArray[_Integer]:
+    """
+    Return the distinct numbers, rising: the array itself where it is so already, as most are.
+
+    ``np.unique`` does the same, but its first call loads ``numpy.ma`` (1.6 MiB, 7 to 10 ms, often
+    on the event loop), and with 100,000 numbers it takes ten times as long.
+    Asked for ``return_index`` and its like, it does not load it.
+    """
+    if (numbers[1:] > numbers[:-1]).all():
+        return numbers
+    ordered = np.sort(numbers)
+    is_first = np.ones(len(ordered), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
+    return ordered[is_first]
 
 
 @dataclass(frozen=True, slots=True)

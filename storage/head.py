@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .frame import ABSENT, BoolArray, FloatArray, IntArray, RefArray, is_absent
+from .frame import ABSENT, BoolArray, FloatArray, IntArray, RefArray, distinct, is_absent
 from .keys import DAY_MS
 
 _TICKS_MIN: Final = 16
@@ -276,7 +276,7 @@ class PointsView(NamedTuple):
 
     def days(self) -> set[int]:
         """Return the UTC days that the points fall in."""
-        days = (np.unique((points.ts_ms - 1) // DAY_MS) for points in self.parts)
+        days = (distinct((points.ts_ms - 1) // DAY_MS) for points in self.parts)
         return {day for each in days for day in each.tolist()}
 
     def refs_between(self, min_ms: int, max_ms: int) -> set[int]:
@@ -284,7 +284,7 @@ class PointsView(NamedTuple):
         found: set[int] = set()
         for points in self.parts:
             within = (points.ts_ms >= min_ms) & (points.ts_ms <= max_ms)
-            found |= set(np.unique(points.refs[within]).tolist())
+            found |= set(distinct(points.refs[within]).tolist())
         return found
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from .frame import IntArray, RefArray
+from .frame import IntArray, RefArray, distinct
 from .intake import Intake
 from .labels import Index
 from .model import Labels, Series
@@ -51,7 +51,7 @@ class Homes:
         """
         homes = self.by_ref[refs]
         if not homes.all():
-            deleted: list[int] = np.unique(refs[homes == 0]).tolist()
+            deleted: list[int] = distinct(refs[homes == 0]).tolist()
             self.revive(ref for ref in deleted if ref in self._graves)
             homes = self.by_ref[refs]
         return homes

@@ -22,7 +22,7 @@ from .codec import (
     encode_ints,
 )
 from .errors import StorageError
-from .frame import FloatArray, IntArray, RefArray, is_absent
+from .frame import FloatArray, IntArray, RefArray, distinct, is_absent
 from .head import HeadView, Points
 from .keys import DAY_MS, POINTS_GROUP, WINDOWS_PER_DAY, day_of, row_key, window_of
 
@@ -111,7 +111,7 @@ def seal_points(points: Points, parts: PartNumbers, *, pco: bool = True) -> list
     """Encode points (sorted by series and time), one block a UTC day."""
     days = (points.ts_ms - 1) // DAY_MS
     sealed = []
-    for day in np.unique(days).tolist():
+    for day in distinct(days).tolist():
         at = np.flatnonzero(days == day)
         refs, ts, values = points.refs[at], points.ts_ms[at], points.values[at]
         first_ms, last_ms = int(ts.min()), int(ts.max())

@@ -7,13 +7,12 @@ import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
-import numpy as np
-
 from ..config.settings import SealSettings
 from .catalogue import Ledger, PartNumbers
 from .clock import Clock
 from .commit import Committer, finish
 from .errors import StorageError
+from .frame import distinct
 from .group import Group
 from .head import Points, PointsHead
 from .intake import Intake
@@ -133,7 +132,7 @@ class Sealer:
         days = self._points.view().days()
         for group in self._groups.values():
             head = group.head.view
-            days |= set(np.unique((head.ts_ms[: head.ticks] - 1) // DAY_MS).tolist())
+            days |= set(distinct((head.ts_ms[: head.ticks] - 1) // DAY_MS).tolist())
         return days
 
     async def write_chunks(self, chunks: Sequence[ChunkRow]) -> None:

@@ -16,7 +16,7 @@ from .checksum import holds
 from .codec import crc, decode_chunk, decode_ints
 from .decoded import DecodedCache
 from .errors import StorageError
-from .frame import ABSENT, BoolArray, FloatArray, Frame, IntArray, RefArray, is_absent
+from .frame import ABSENT, BoolArray, FloatArray, Frame, IntArray, RefArray, distinct, is_absent
 from .frontier import ALWAYS_MS
 from .head import HeadView, PointsView
 from .keys import POINTS_GROUP, REF_MAX, day_bounds, day_of, rollup_key, split_rollup_key
@@ -214,7 +214,7 @@ class Querier:
         found += [self.members(block) for block in blocks if block.group == POINTS_GROUP]
         pointed = self._points_head.refs_between(min_ms, max_ms)
         found.append(np.fromiter(pointed, np.uint32, len(pointed)))
-        return np.unique(np.concatenate(found))
+        return distinct(np.concatenate(found))
 
     @cached_property
     def days(self) -> list[int]:
@@ -496,7 +496,7 @@ def _merge(
     ts_ms: IntArray, cells: FloatArray, lengths: Sequence[int]
 ) -> tuple[IntArray, FloatArray]:
     """Lay stretches that overlap in time over one another: the later one wins."""
-    merged_ts = np.unique(ts_ms)
+    merged_ts = distinct(ts_ms)
     merged = np.full((len(cells), len(merged_ts)), ABSENT)
     at = 0
     for length in lengths:

@@ -14,7 +14,6 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from importlib.resources import files
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -23,6 +22,8 @@ from .errors import SchemaTooNew, StorageError, StoreCorrupt, StoreUnavailable
 T = TypeVar("T")
 
 SCHEMA_VERSION: Final = 1
+# importlib.resources would do for archives, too, but it loads zipfile and more: 0.5 MiB.
+_SCHEMA: Final = Path(__file__).with_name("schema")
 _SCHEMA_FILES: Final = {1: "0001_samples.sql"}
 
 #: The write-ahead log is cut to this when it starts anew; only a reader that holds it makes it
@@ -113,7 +114,7 @@ def open_writer(path: Path, durability_full: bool = False) -> sqlite3.Connection
         }.items():
             connection.execute(f"PRAGMA {name}={value}")
         for number in range(version + 1, SCHEMA_VERSION + 1):
-            script = files(__package__).joinpath("schema", _SCHEMA_FILES[number]).read_text("utf-8")
+            script = (_SCHEMA / _SCHEMA_FILES[number]).read_text("utf-8")
             connection.executescript(
                 f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version={number};\nCOMMIT;"
             )

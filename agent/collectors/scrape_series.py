@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from ...storage.errors import SeriesRefused
-from ...storage.frame import STALE_NAN, BoolArray, FloatArray, IntArray, RefArray
+from ...storage.frame import STALE_NAN, BoolArray, FloatArray, IntArray, RefArray, distinct
 from ...storage.model import Kind, Labels
 from ...storage.sink import GroupSink, Sink
 from ..ingest.exposition import NO_TIMESTAMP, Page
@@ -156,7 +156,8 @@ class TargetSeries:
         ended = _NO_REFS
         if self._alive is not refs:
             # A predecessor with the same labels has left its report among the living.
-            ended = np.setdiff1d(np.setdiff1d(self._alive, refs), np.array(own, np.uint32))
+            goes_on = np.concatenate([refs, np.array(own, np.uint32)])
+            ended = np.setdiff1d(distinct(self._alive), goes_on, assume_unique=True)
         group.append(
             ts_ms,
             np.concatenate([refs, ended, np.array([ref for ref, _ in written], np.uint32)]),
@@ -169,7 +170,7 @@ class TargetSeries:
             return
         self._on_page = refs
         if len(columns.point_refs):
-            self._on_page = np.union1d(refs, columns.point_refs)
+            self._on_page = distinct(np.concatenate([refs, columns.point_refs]))
             self._sink.append_points(columns.point_refs, columns.point_ts_ms, columns.point_values)
 
     def end(self, ts_ms: int) -> None:
@@ -203,7 +204,7 @@ class TargetSeries:
     def _living(self) -> RefArray:
         """Return what would go on without an end: also the report, once there was one."""
         report = list(self._report_refs.values()) if self._has_reported else []
-        return np.union1d(self._alive, np.array(report, np.uint32))
+        return distinct(np.concatenate([self._alive, np.array(report, np.uint32)]))
 
     def _open(self) -> GroupSink:
         """Return the group, and make sure of the report's series unless the store refuses."""
@@ -260,5 +261,5 @@ class TargetSeries:
     def _count_added(self, refs: RefArray, point_refs: RefArray) -> int:
         if refs is self._on_page and not len(point_refs):
             return 0
-        now = np.union1d(refs, point_refs)
+        now = distinct(np.concatenate([refs, point_refs]))
         return len(np.setdiff1d(now, self._on_page, assume_unique=True))

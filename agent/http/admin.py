@@ -17,6 +17,7 @@ from ...storage.clock import Clock
 from ...storage.delete import Eraser
 from ...storage.errors import StoreUnavailable
 from ...storage.exemplars import Exemplars
+from ...storage.frame import distinct
 from ...storage.sqlite import open_reader
 from ...storage.store import Store
 from ...storage.sweep import used_bytes, vacuum
@@ -56,7 +57,7 @@ class AdminEndpoint:
         wanted = await form.selectors(required=True)
         start_ms, end_ms = form.range_ms()
         index = self._store.index
-        refs = np.unique(np.concatenate([index.select(matchers) for matchers in wanted]))
+        refs = distinct(np.concatenate([index.select(matchers) for matchers in wanted]))
         await self._eraser.delete(refs, start_ms, end_ms)
         self._exemplars.forget(refs)
         return web.Response(status=204)

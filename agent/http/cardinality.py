@@ -12,7 +12,7 @@ import numpy as np
 from aiohttp import web
 
 from ...config.selector import Matcher, MatchOp
-from ...storage.frame import RefArray, is_absent, is_stale
+from ...storage.frame import RefArray, distinct, is_absent, is_stale
 from ...storage.model import METRIC_NAME, Series
 from ...storage.store import Store
 from .params import count, selectors
@@ -151,7 +151,7 @@ def _ranked(counts: Counter[str], top: int, key: str) -> list[Json]:
 def _selected(store: Store, wanted: Sequence[tuple[Matcher, ...]]) -> list[Series]:
     if not wanted:
         return list(store.index.series())
-    refs = np.unique(np.concatenate([store.index.select(matchers) for matchers in wanted]))
+    refs = distinct(np.concatenate([store.index.select(matchers) for matchers in wanted]))
     return _resolved(store, refs)
 
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from ...config.selector import Matcher
 from ...config.settings import HttpSettings
 from ...storage.clock import Clock
-from ...storage.frame import is_absent, is_stale
+from ...storage.frame import distinct, is_absent, is_stale
 from ...storage.model import METRIC_NAME, Labels
 from ...storage.select import Querier
 from ...storage.store import Store
@@ -63,7 +63,7 @@ class FederateEndpoint:
     ) -> bytes:
         if not wanted:
             return b""  # as Prometheus does: nothing was asked for
-        refs = np.unique(np.concatenate([querier.index.select(each) for each in wanted]))
+        refs = distinct(np.concatenate([querier.index.select(each) for each in wanted]))
         found: list[tuple[Labels, int, float]] = []
         for frame in querier.frames(refs, now_ms - self._lookback_ms + 1, now_ms):
             for series, values in zip(frame.series, frame.values, strict=True):

@@ -14,7 +14,7 @@ from aiohttp import web
 from ...config.settings import HttpSettings, StorageLimits
 from ...storage.clock import Clock
 from ...storage.errors import SeriesRefused
-from ...storage.frame import FloatArray, IntArray, RefArray
+from ...storage.frame import FloatArray, IntArray, RefArray, distinct
 from ...storage.model import Metadata, MetricType
 from ...storage.sink import GroupSink
 from ..ingest.kept import PushedPoint
@@ -229,7 +229,7 @@ class PointsEndpoint:
         refs = np.zeros(len(batch.series), dtype=np.uint32)
         faults: dict[int, str] = {}
         # Not those whose points are all bad: they would be series without a sample.
-        for number, place in enumerate(np.unique(batch.series_of).tolist(), start=1):
+        for number, place in enumerate(distinct(batch.series_of).tolist(), start=1):
             series = batch.series[place]
             if not number % _SERIES_SLICE:
                 await asyncio.sleep(0)

@@ -14,7 +14,7 @@ from ...aggregation.promql.nodes import VectorSelector, walk
 from ...config.selector import Matcher
 from ...config.settings import HttpSettings
 from ...storage.exemplars import Exemplars
-from ...storage.frame import BoolArray, RefArray
+from ...storage.frame import BoolArray, RefArray, distinct
 from ...storage.labels import Index
 from ...storage.model import MetricType
 from ...storage.select import Querier
@@ -169,7 +169,7 @@ def _matching(
     index: Index, wanted: Sequence[Sequence[Matcher]], among: RefArray | None
 ) -> RefArray:
     """Return the series, rising, that satisfy any of some selectors."""
-    refs = np.unique(np.concatenate([index.select(matchers) for matchers in wanted]))
+    refs = distinct(np.concatenate([index.select(matchers) for matchers in wanted]))
     return refs if among is None else np.intersect1d(refs, among, assume_unique=True)
 
 

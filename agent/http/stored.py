@@ -13,7 +13,7 @@ from ...aggregation.rollup import Aggregate, Tier
 from ...aggregation.tiers import read_tier, readable
 from ...config.selector import Matcher
 from ...storage.clock import Clock
-from ...storage.frame import FloatArray, IntArray, RefArray, is_absent, is_stale
+from ...storage.frame import FloatArray, IntArray, RefArray, distinct, is_absent, is_stale
 from ...storage.keys import DAY_MS
 from ...storage.labels import Index
 from ...storage.model import Series
@@ -103,7 +103,7 @@ def routes(
 
 
 def _select(index: Index, wanted: Sequence[tuple[Matcher, ...]]) -> RefArray:
-    return np.unique(np.concatenate([index.select(matchers) for matchers in wanted]))
+    return distinct(np.concatenate([index.select(matchers) for matchers in wanted]))
 
 
 def _resolve(index: Index, refs: RefArray) -> list[Series]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...config.selector import Matcher
 from ...storage.dump import Dump
+from ...storage.frame import distinct
 from ...storage.metadata import Families
 from ...storage.select import Querier
 from .history import Run, Writer
@@ -81,7 +82,7 @@ class HistoryExport:
 
     def _begin(self, querier: Querier) -> Dump:
         refs = [querier.index.select(matchers) for matchers in self._selectors]
-        series = querier.resolve(np.unique(np.concatenate(refs)))
+        series = querier.resolve(distinct(np.concatenate(refs)))
         is_whole = isinstance(self._writer, OpenMetricsWriter)
         if is_whole:
             families = self._families

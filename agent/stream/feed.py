@@ -11,13 +11,13 @@ from typing import Final, Protocol
 import numpy as np
 
 from ...config.selector import Matcher
-from ...storage.frame import FloatArray, IntArray, RefArray, is_stale
+from ...storage.frame import FloatArray, IntArray, RefArray, distinct, is_stale
 from ...storage.model import Labels, Series
 from . import messages
 from .framing import Message
 from .messages import Body
 from .ring import Ring
-from .slots import SlotTable, distinct
+from .slots import SlotTable
 from .stats import StreamStats
 
 #: Samples of one message in mode ``all``, some 600 kB; what exceeds them goes into the next one.

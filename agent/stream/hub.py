@@ -10,7 +10,15 @@ import numpy as np
 from ...config.settings import StreamSettings
 from ...config.units import MINUTE
 from ...storage.clock import Clock
-from ...storage.frame import STALE_NAN, FloatArray, IntArray, RefArray, is_absent, is_stale
+from ...storage.frame import (
+    STALE_NAN,
+    FloatArray,
+    IntArray,
+    RefArray,
+    distinct,
+    is_absent,
+    is_stale,
+)
 from ...storage.model import Series
 from .directory import Directory
 from .feed import Feed, FeedKey, Listener, Mode, Subscription
@@ -225,7 +233,7 @@ class Hub:
     def _find(self, key: FeedKey) -> tuple[RefArray, IntArray, FloatArray, RefArray]:
         """Return the wanted series that have a current value, with it, and the refs of the rest."""
         found = [self._directory.select(selector) for selector in key.selectors]
-        refs = found[0] if len(found) == 1 else np.unique(np.concatenate(found))
+        refs = found[0] if len(found) == 1 else distinct(np.concatenate(found))
         ts_ms, values = self._directory.current(refs)
         alive = ~is_stale(values) & ~is_absent(values)
         alive &= ts_ms >= self._clock.now_ms() - self._lookback_ms

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from ...config.selector import MatchOp
-from ...storage.frame import BoolArray, IntArray, RefArray
+from ...storage.frame import BoolArray, IntArray, RefArray, distinct
 from ...storage.model import METRIC_NAME, Series
 from .directory import Directory
 from .feed import Feed, FeedKey
@@ -88,7 +88,7 @@ class Router:
         routes = self._routes.get(key)
         if routes is not None:
             return routes
-        while len(fresh := self._unknown(refs)) and self._judge(np.unique(fresh)):
+        while len(fresh := self._unknown(refs)) and self._judge(distinct(fresh)):
             pass  # numbering anew has put series in doubt that may be in this very batch
         feeds = (*self._nameless, *{f: None for by_name in self._named.values() for f in by_name})
         routes = [route for feed in feeds if len((route := _route(feed, refs)).slots)]

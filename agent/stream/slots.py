@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ...storage.frame import ABSENT, BoolArray, FloatArray, IntArray, RefArray, is_stale
+from ...storage.frame import ABSENT, BoolArray, FloatArray, IntArray, RefArray, distinct, is_stale
 from ...storage.model import Labels, Series
 
 _ROOM_MIN: Final = 16
@@ -163,11 +163,6 @@ class SlotTable:
         self.first = _grown(self.first, rows, _NEVER)
         self.announced = _grown(self.announced, rows, _NEVER)
         self.gone = _grown(self.gone, rows, _NEVER)
-
-
-def distinct(slots: IntArray) -> IntArray:
-    """Return the distinct slots, rising; those of a tick usually are so already."""
-    return slots if (slots[1:] > slots[:-1]).all() else np.unique(slots)
 
 
 def _grown(column: npt.NDArray[_T], rows: int, fill: float) -> npt.NDArray[_T]:

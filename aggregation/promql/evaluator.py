@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...storage.frame import BoolArray, FloatArray, IntArray
+from ...storage.frame import BoolArray, FloatArray, IntArray, distinct
 from ...storage.model import METRIC_NAME, Labels
 from . import functions, matching
 from .aggregators import ACCUMULATORS, Accumulator
@@ -525,7 +525,7 @@ def _multiples(first: IntArray, last: IntArray, contiguous: bool) -> IntArray:
     if contiguous:
         return np.arange(first[0], last[-1] + 1, dtype=np.int64)
     parts = [np.arange(a, b + 1, dtype=np.int64) for a, b in zip(first, last, strict=True)]
-    return np.unique(np.concatenate(parts))
+    return distinct(np.concatenate(parts))
 
 
 class _Groups:
