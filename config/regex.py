@@ -20,6 +20,14 @@ PATTERN_CHARS_MAX: Final = 64 * 1024
 
 # Escapes of ASCII punctuation only, as in Go: `\d` is a class and an escaped umlaut an error.
 _LITERAL: Final = re.compile(r"(?:[^\\.+*?()|\[\]{}^$]|\\[!-/:-@\[-`{-~])*")
+# What `re` and RE2 read alike and match in linear time: plain text, and at its end a repetition of
+# any character or of some ASCII letters and digits. That is most of what people write. `re` takes
+# 0.13 µs for a value of a label and google-re2 2.2 µs, and it is not loaded for it: 1.6 MiB.
+_SIMPLE: Final = re.compile(
+    rf"{_LITERAL.pattern}(?:(?:\.|\[(?:[0-9A-Za-z](?:-[0-9A-Za-z])?)+\])[*+])?"
+)
+#: `re` tries one alternative after the other, RE2 all of them at once.
+_SIMPLE_PARTS_MAX: Final = 32
 _ESCAPED: Final = re.compile(r"\\(.)")
 
 # RE2 in C++ and Go's regexp say the same things differently; users search the web for Go's.
@@ -57,7 +65,7 @@ def compile_regex(pattern: str) -> Test:
         return _always
     if pattern == ".+":
         return bool
-    match = compile_groups(pattern)
+    match = _compile_simple(pattern) or compile_groups(pattern)
     return lambda value: match(value) is not None
 
 
@@ -131,6 +139,16 @@ def _go_message(engine: Any, options: Any, pattern: str, error: Exception) -> st
     return f"{word}: `{culprit}`" if separator else word
 
 
+def _compile_simple(pattern: str) -> Callable[[str], Match | None] | None:
+    parts = pattern.split("|", _SIMPLE_PARTS_MAX)
+    if len(parts) > _SIMPLE_PARTS_MAX or not all(map(_SIMPLE.fullmatch, parts)):
+        return None
+    try:
+        return _compile_re(pattern, re.DOTALL)
+    except re.error:
+        return None  # a range the wrong way round: RE2 has the words for it
+
+
 def _compile_subset(pattern: str) -> Callable[[str], Match | None]:
     from .regex_subset import translate
 
@@ -138,7 +156,11 @@ def _compile_subset(pattern: str) -> Callable[[str], Match | None]:
         translated = translate(pattern)
     except ValueError as error:
         raise ValueError(f"error parsing regexp: {error}") from None
-    match: Any = re.compile(translated, re.ASCII | re.DOTALL).fullmatch  # overloaded in typeshed
+    return _compile_re(translated, re.ASCII | re.DOTALL)
+
+
+def _compile_re(pattern: str, flags: re.RegexFlag) -> Callable[[str], Match | None]:
+    match: Any = re.compile(pattern, flags).fullmatch  # overloaded in typeshed
     return cast("Callable[[str], Match | None]", match)
 
 

@@ -86,13 +86,17 @@ class SystemSettings:
     network: bool = setting(True, Flag(), "Collect `network_bytes_total`.")
     load: bool = setting(True, Flag(), "Collect `system_load`.")
     ignored_mount_points: tuple[str, ...] = setting(
-        ("/(dev|proc|run|sys)(/.*)?", "/var/lib/(docker|containers|kubelet)/.*", "/snap/.*"),
+        # Written out, as such patterns need no regex engine in memory; see regex.py.
+        (
+            *("/dev|/dev/.*", "/proc|/proc/.*", "/run|/run/.*", "/sys|/sys/.*"),
+            *("/var/lib/docker/.*", "/var/lib/containers/.*", "/var/lib/kubelet/.*", "/snap/.*"),
+        ),
         ListOf(Regex()),
         "Mount points that are not measured.",
     )
     ignored_fstypes: tuple[str, ...] = setting(
         (
-            "autofs|binfmt_misc|bpf|cgroup2?|configfs|debugfs|devpts|devtmpfs|efivarfs|fusectl",
+            "autofs|binfmt_misc|bpf|cgroup|cgroup2|configfs|debugfs|devpts|devtmpfs|efivarfs|fusectl",
             "hugetlbfs|iso9660|mqueue|nsfs|overlay|proc|pstore|ramfs|rpc_pipefs|securityfs",
             "selinuxfs|squashfs|sysfs|tmpfs|tracefs",
         ),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tachograph.config.regex import (
     Match,
+    _compile_simple,
     _compile_subset,
     compile_groups,
     compile_regex,
@@ -18,6 +19,7 @@ from tachograph.config.regex import (
     re2_available,
 )
 from tachograph.config.regex_subset import translate
+from tachograph.config.settings import SystemSettings
 
 needs_re2 = pytest.mark.skipif(not re2_available(), reason="google-re2 is not installed")
 
@@ -116,6 +118,66 @@ def test_overlong_patterns_are_refused_unread() -> None:
 )
 def test_plain_alternatives_are_known_values(pattern: str, expected: set[str] | None) -> None:
     assert literals(pattern) == expected
+
+
+# --- where no engine is needed ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "value", "expected"),
+    [
+        ("veth.*", "veth", True),
+        ("veth.+", "veth", False),
+        ("veth.*", "a\nveth", False),
+        ("lo|br-[0-9a-f]+", "br-0af", True),
+        ("lo|br-[0-9a-f]+", "br-", False),
+        ("lo|br-[0-9a-f]+", "lobr-1", False),
+        (r"1\.2\.[0-9]+", "1.2.3", True),
+        ("a|ab.*|", "", True),
+        ("[0-9]+", "٣", False),
+    ],
+)
+def test_simple_patterns_match_as_a_whole(pattern: str, value: str, expected: bool) -> None:
+    match = _compile_simple(pattern)
+    assert match is not None
+    assert (match(value) is not None) is expected
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("a.*b", ".*a", "a[b]", "[^a]+", "[a-]+", "(a|b).*", "a.*|(b)", "[z-a]+", "^a.*"),
+        *(r"\d+", "a\\", r"a\|b.*", "|".join(f"a{i}.*" for i in range(33))),
+    ],
+)
+def test_other_patterns_are_left_to_an_engine(pattern: str) -> None:
+    assert _compile_simple(pattern) is None
+
+
+def test_the_ignore_lists_need_no_engine() -> None:
+    lists = SystemSettings()
+    for patterns in (lists.ignored_mount_points, lists.ignored_fstypes, lists.ignored_interfaces):
+        pattern = "|".join(patterns)
+        assert literals(pattern) or _compile_simple(pattern)
+
+
+_TEXTS = st.text(alphabet="abZ09-_ #&~/ä\n", max_size=3)
+_TAILS = st.sampled_from(["", ".", ".*", ".+", "[ab]+", "[0-9a-f]*", "[Z-a]+", "[aab-bZ]+"])
+
+
+@needs_re2
+@settings(max_examples=300)
+@given(
+    st.lists(st.tuples(_TEXTS, st.sampled_from(["", r"\.", r"\|", r"\-"]), _TAILS), max_size=4),
+    st.text(alphabet="abZ09-_ #&~/ä\n.|", max_size=6),
+)
+def test_simple_patterns_mean_what_re2_means(parts: list[tuple[str, str, str]], value: str) -> None:
+    pattern = "|".join("".join(part) for part in parts)
+    match = _compile_simple(pattern)
+    if match is not None:
+        # A value that a part matches is rare by chance alone.
+        for each in (value, *("".join(part[:1]) + value for part in parts)):
+            assert (match(each) is None) is (compile_groups(pattern)(each) is None)
 
 
 # --- without google-re2 ----------------------------------------------------------------------
