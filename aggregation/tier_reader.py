@@ -197,7 +197,7 @@ class _Frames:
         #: ``[series]``, which frame each is in, -1 for none; and in which of its rows.
         self.frame_of: IntArray = np.full(len(refs), -1)
         self._place: IntArray = np.zeros(len(refs), np.int64)
-        for number, frame in enumerate(querier.frames(refs, low_ms, high_ms)):
+        for number, frame in enumerate(querier.frames(refs, low_ms, high_ms, overlay=True)):
             self._frames.append(frame)
             at = [row_of[series.ref] for series in frame.series]
             self.frame_of[at] = number

@@ -140,7 +140,7 @@ class TieredQuerier:
         asked = _Asked(days, (min_ms, max_ms), np.zeros(len(days), np.int64), refs[:0])
         plan = self._tier_plan(refs, asked)
         if plan is None:
-            yield from self._querier.frames(refs, min_ms, max_ms)
+            yield from self._querier.frames(refs, min_ms, max_ms, overlay=True)
             return
         for strip in self._strips(plan, asked, PSEUDO, keep_stale=True):
             yield from pseudo_samples(strip, min_ms, max_ms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -203,3 +204,45 @@ async def test_reads_that_wait_when_the_readers_close_are_refused(store: Store) 
     assert await first
     with pytest.raises(StoreUnavailable):
         await second
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_points_laid_over_ticks_are_the_same_samples(
+    store: Store, clock: ManualClock, seed: int
+) -> None:
+    chance = random.Random(seed)
+    group, start_ms = store.group("g"), clock.now_ms() - 100_000
+    for _ in range(4):
+        for at in sorted(chance.sample(range(60), 12)):
+            series = chance.sample([A, B, C], chance.randint(1, 3))
+            put(group, start_ms + 1_000 * at, {one: chance.random() for one in series})
+        late = [(chance.choice([A, B, C]), chance.randrange(60)) for _ in range(20)]
+        grid = chance.choice([1_000, 250])
+        put_points(store, [(one, start_ms + grid * at, chance.random()) for one, at in late])
+        if chance.random() < 0.5:
+            await store.seal()
+
+    def both(querier: Querier) -> tuple[list[Frame], list[Frame]]:
+        refs, span = querier.index.select(()), (start_ms + 3_000, start_ms + 50_000)
+        return list(querier.frames(refs, *span)), list(querier.frames(refs, *span, overlay=True))
+
+    apart, laid = await store.read(both)
+    assert unpack(laid) == unpack(apart)
+    assert all((frame.ts_ms[1:] > frame.ts_ms[:-1]).all() for frame in laid)
+
+
+async def test_what_a_slow_connection_delivers_late_stands_among_its_groups_ticks(
+    store: Store, clock: ManualClock
+) -> None:
+    group, start_ms = store.group("g"), clock.now_ms() - 100_000
+    for at in range(50):
+        put(group, start_ms + 1_000 * at, {A: 1.0, B: 2.0})
+    await store.seal()
+    put_points(store, [(B, start_ms + 1_000 * at, 3.0) for at in range(50)])
+    put_points(store, [(C, start_ms + 10 * at, 4.0) for at in range(150)])
+
+    def shapes(querier: Querier) -> list[tuple[int, int]]:
+        frames = querier.frames(querier.index.select(()), *ALL_MS, overlay=True)
+        return sorted((len(frame.series), len(frame.ts_ms)) for frame in frames)
+
+    assert await store.read(shapes) == [(1, 150), (2, 50)]
