@@ -202,6 +202,7 @@ def run(directory: Path, args: argparse.Namespace) -> None:
     command = [sys.executable, "-m", "tachograph", "run", "--listen", f"127.0.0.1:{port}"]
     settings = [f"storage.path={used}", "storage.retention.raw=20y", "storage.ballast_bytes=0"]
     settings.append(f"promql.max_concurrency={args.concurrency}")
+    settings.append("http.metrics_of_remote_writers=true")
     command += [part for each in settings for part in ("--set", each)]
     agent = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     load = Load(port, args.clients, set(filter(None, args.only.split(","))), gzip=args.gzip)
