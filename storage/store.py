@@ -305,6 +305,8 @@ class Store:
     def adopt(self, refs: RefArray, group: int) -> None:
         """Give series another home; see :meth:`.homes.Homes.adopt`."""
         self._homes.adopt(refs, group)
+        # Whoever goes by the homes of series looks again.
+        self.index.version += 1
 
     def group_name(self, number: int) -> str:
         """Return the name of a group that :meth:`homes` gave."""

@@ -56,7 +56,7 @@ class EngineOptions:
 
     lookback_ms: int = 300_000
     subquery_step_ms: int = 60_000
-    max_samples: int = 50_000_000
+    max_samples: int = 10_000_000
     compat: Literal["prometheus3", "prometheus2"] = "prometheus3"
     experimental: bool = False
     delayed_name_removal: bool = False
