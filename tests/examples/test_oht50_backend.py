@@ -20,6 +20,7 @@ import aiohttp
 import pytest
 
 from support.programs import free_port, get
+from support.reference_metrics import BACKEND, SYSTEM
 from tachograph.agent.app import Agent
 from tachograph.config import load_config
 
@@ -30,41 +31,7 @@ EXAMPLES: Final = ROOT / "examples"
 #: From the start of the demo to the last name on /metrics.
 DEADLINE_S: Final = 60
 
-#: Every metric of the reference deployment, with its labels. A histogram has more of its own.
-METRICS: Final[dict[str, set[str]]] = {
-    # system
-    "cpu_usage_percent": {"core", "type"},
-    "memory_usage_bytes": {"type"},
-    "memory_total_bytes": set(),
-    "disk_usage_bytes": {"mount_point", "type"},
-    "network_bytes_total": {"interface", "direction"},
-    "system_load": {"period"},
-    # application
-    "http_requests_total": {"method", "endpoint", "status_code"},
-    "http_request_duration_seconds": {"method", "endpoint"},
-    "websocket_connections_active": {"channel"},
-    "database_connections_active": set(),
-    # business
-    "missions_total": {"type", "status"},
-    "mission_duration_seconds": {"type"},
-    "mission_success_rate": {"type"},
-    "mission_queue_size": {"priority"},
-    "safety_events_total": {"type", "severity"},
-    "safety_response_time_seconds": {"type"},
-    "telemetry_data_points_total": {"data_type", "module_id"},
-    "telemetry_latency_seconds": {"data_type"},
-    "config_changes_total": {"config_type"},
-    "config_validation_errors_total": {"config_type"},
-    # performance
-    "api_response_time_seconds": {"endpoint", "method"},
-    "api_throughput_requests_per_second": {"endpoint"},
-    "database_query_duration_seconds": {"query_type", "table"},
-    "database_connections_pool_size": set(),
-    "cache_hit_rate": {"cache_type"},
-    "cache_size_bytes": {"cache_type"},
-    "memory_allocation_bytes": {"type"},
-    "garbage_collection_duration_seconds": set(),
-}
+METRICS: Final = {**SYSTEM, **BACKEND}
 
 _SAMPLE: Final = re.compile(r"(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')

@@ -9,6 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from support.reference_metrics import BACKEND, SYSTEM
 from support.store import store_settings
 from tachograph.agent.app import Agent
 from tachograph.agent.client.business import BackendMetrics
@@ -16,39 +17,6 @@ from tachograph.agent.client.registry import Registry
 from tachograph.config import Config
 from tachograph.config.settings import CollectionSettings, MetricsSettings
 
-#: Metric and labels, as DESIGN §7 lists them; a histogram stands with its family's name.
-SYSTEM = {
-    "cpu_usage_percent": {"core", "type"},
-    "memory_usage_bytes": {"type"},
-    "memory_total_bytes": set[str](),
-    "disk_usage_bytes": {"mount_point", "type"},
-    "network_bytes_total": {"interface", "direction"},
-    "system_load": {"period"},
-}
-BACKEND = {
-    "http_requests_total": {"method", "endpoint", "status_code"},
-    "http_request_duration_seconds": {"method", "endpoint"},
-    "websocket_connections_active": {"channel"},
-    "database_connections_active": set[str](),
-    "missions_total": {"type", "status"},
-    "mission_duration_seconds": {"type"},
-    "mission_success_rate": {"type"},
-    "mission_queue_size": {"priority"},
-    "safety_events_total": {"type", "severity"},
-    "safety_response_time_seconds": {"type"},
-    "telemetry_data_points_total": {"data_type", "module_id"},
-    "telemetry_latency_seconds": {"data_type"},
-    "config_changes_total": {"config_type"},
-    "config_validation_errors_total": {"config_type"},
-    "api_response_time_seconds": {"endpoint", "method"},
-    "api_throughput_requests_per_second": {"endpoint"},
-    "database_query_duration_seconds": {"query_type", "table"},
-    "database_connections_pool_size": set[str](),
-    "cache_hit_rate": {"cache_type"},
-    "cache_size_bytes": {"cache_type"},
-    "memory_allocation_bytes": {"type"},
-    "garbage_collection_duration_seconds": set[str](),
-}
 HISTOGRAMS = {
     name
     for name in BACKEND
