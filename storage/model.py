@@ -85,6 +85,16 @@ class Metadata:
     help: str = ""
     unit: str = ""
 
+    def over(self, before: Metadata | None) -> Metadata:
+        """Return this with what it does not say as it was before."""
+        if before is None:
+            return self
+        return Metadata(
+            before.type if self.type is MetricType.UNKNOWN else self.type,
+            self.help or before.help,
+            self.unit or before.unit,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Series:

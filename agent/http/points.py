@@ -15,7 +15,7 @@ from ...config.settings import HttpSettings, StorageLimits
 from ...storage.clock import Clock
 from ...storage.errors import SeriesRefused
 from ...storage.frame import FloatArray, IntArray, RefArray, distinct
-from ...storage.model import Metadata, MetricType
+from ...storage.model import Metadata
 from ...storage.sink import GroupSink
 from ..ingest.kept import PushedPoint
 from ..ingest.points import PointBatch, PointDecoder, PointsError, Refused
@@ -246,14 +246,9 @@ class PointsEndpoint:
     def _describe(self, family: str, given: Metadata) -> None:
         """Remember what was given; what wasn't stays as it was."""
         before = self._store.families.metadata(family)
-        if before is not None:
-            given = Metadata(
-                before.type if given.type is MetricType.UNKNOWN else given.type,
-                given.help or before.help,
-                given.unit or before.unit,
-            )
-        if given != before:
-            self._store.describe(family, given)
+        new = given.over(before)
+        if new != before:
+            self._store.describe(family, new)
 
 
 def _late(part: IntArray, refusal: Refusal, batch: PointBatch) -> list[Refused]:

@@ -146,14 +146,9 @@ class HistoryImporter:
     def _describe(self, run: Run) -> None:
         """Remember what a run says of its family; what it doesn't say stays as it was."""
         family, families = family_of(run.type, run.labels.name), self._store.families
-        before = families.metadata(family)
-        if before is None:
-            before = Metadata(MetricType.UNKNOWN)
-        new = Metadata(
-            before.type if run.type is MetricType.UNKNOWN else run.type,
-            run.help or before.help,
-            run.unit or before.unit,
-        )
+        # What says nothing is not worth a family.
+        before = families.metadata(family) or Metadata(MetricType.UNKNOWN)
+        new = Metadata(run.type, run.help, run.unit).over(before)
         if new != before:
             self._store.describe(family, new)
 
