@@ -1,4 +1,4 @@
-"""``/metrics``: everything the agent holds as current values, in the formats that scrapers read."""
+"""``/metrics``: current values of the series it is given, in the formats that scrapers read."""
 
 from __future__ import annotations
 
